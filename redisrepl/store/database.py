@@ -181,6 +181,11 @@ class Database:
         self.place, self.number = place, max(number, self.number)
         self._has_hashes = self._has_hashes or bool(patches)
 
+    def try_to_write(self) -> None:
+        """Raise what `write` would raise, without changing anything."""
+        with self._transaction():
+            self._connection.execute("UPDATE about SET place = place")
+
     def _write_patch(self, key: bytes, patch: Patch) -> None:
         before = None if patch.whole else self.read([key]).get(key)
         row = self.patched(key, patch, before)

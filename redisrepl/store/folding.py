@@ -24,7 +24,7 @@ from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.store.database import Database, Row, is_damage
 from redisrepl.store.directory import Pair, StateDirectory
 from redisrepl.store.facts import Changes, Entry, Patch, changes_of, last_sent
-from redisrepl.store.journal import Journal, Kind
+from redisrepl.store.journal import Journal, Kind, record
 from redisrepl.store.reading import MALFORMED, Reader
 from redisrepl.store.unusable import UnusableError, reason_of
 
@@ -37,6 +37,7 @@ _ENOUGH_KEYS = 100_000
 _ENOUGH_BYTES = 6 << 20  # of facts about elements, which take seven times as much memory
 _MARK_EVERY = 256 << 10  # bytes of journal between two places from where it can be read on
 _TOO_MANY_KEYS = 1_000_000  # to keep in memory while the database cannot be written
+_MOST_UNWRITTEN = 16 << 20  # bytes of the journal that wait for room on the disk
 _HALF = (1 << 48) - 1
 _UNCHANGED = Patch(0)
 _Digests = tuple[int | None, ...]
@@ -82,6 +83,7 @@ class Folder:
         self.forgot = False
         self.stopped = False
         self.carried = 0
+        self._lost: int | None = None  # place of the journal up to which the database must not tell of anything
         self._changes = Changes()
         self._taken = 0
         self._intents: dict[int, tuple[bytes, Changes]] = {}
@@ -145,14 +147,20 @@ class Folder:
         self._reader = self.found.copy() if lost or reader is None else reader
         if lost:
             self._lose(place)
+            self._clear()
         elif database.place > place:  # the end of the journal was lost after it had been folded
             self._renew()
 
     def _lose(self, place: int) -> None:
         """Forget all agreements that the journal recorded up to this place."""
-        self._database.clear(place)
         self._changes, self._taken, self._place = Changes(), 0, place
-        self.fresh = self.forgot = True
+        self._lost, self.fresh = place, True
+
+    def _clear(self) -> None:
+        """Have the database forget them too."""
+        if self._lost is not None:
+            self._database.clear(self._lost)
+            self._lost, self.forgot = None, True
 
     # Called in the worker's thread.
 
@@ -171,7 +179,17 @@ class Folder:
         return step()
 
     def catch_up(self) -> None:
-        """Read what was appended to the journal."""
+        """Read what was appended to the journal; if too much of it could not be written, all agreement ends."""
+        self._read_on()
+        if self.journal.unwritten > _MOST_UNWRITTEN:
+            kept = record(Kind.CLEARED) + self._reader.carried()
+            if 2 * len(kept) < self.journal.unwritten:  # else most of it is not agreed on yet
+                self._place = self.journal.keep_instead(self._place, kept)
+                self._marks.clear()
+                self._read_on()
+        self._clear()
+
+    def _read_on(self) -> None:
         end = self.journal.end
         for kind, payload, place in self.journal.records(self._place, end):
             try:
@@ -182,6 +200,8 @@ class Folder:
             except MALFORMED:
                 break
             if kind == Kind.CLEARED:
+                if place not in {self._lost, self._database.place}:
+                    _log.warning("store.forgot", file=str(self.journal.path), then="everything is compared again")
                 self._lose(place)
             self._place = place
             self._mark(place, self._reader)
@@ -210,20 +230,27 @@ class Folder:
             self.trouble = reason_of(error)
 
     def _write(self) -> None:
+        """Write the conflated facts, unless the next process would find less in the journal."""
+        if self._place > self.journal.written:
+            return
+        self._clear()
         if self._place != self._database.place:
             self._database.write(self._changes, self._place, self._reader.number)
             self._changes, self._taken = Changes(), 0
 
     def fold(self) -> bool:
-        """Write everything in the journal to the database; True: an error is raised if that fails."""
+        """Write everything in the journal to the database; False if that has to wait, an error if it fails."""
         self.catch_up()
+        if self._place > self.journal.written:
+            self._database.try_to_write()
+            return False
         self._write()
         return True
 
     def renew(self) -> None:
         """Fold, then replace the journal by one without the folded records."""
-        self.fold()
-        self._renew()
+        if self.fold():
+            self._renew()
 
     def _renew(self) -> None:
         self._database.checkpoint()  # force it to the disk before the journal drops its records
@@ -235,9 +262,10 @@ class Folder:
 
     def restore(self) -> None:
         """Create the directory again after it was removed, and write both files to it."""
-        self._directory.acquire_again()
-        self._database.move()
-        self.renew()
+        if self.fold():
+            self._directory.acquire_again()
+            self._database.move()
+            self._renew()
 
     def close(self) -> None:
         """Close both files."""
@@ -245,13 +273,7 @@ class Folder:
         self.journal.close()
 
     def lookup(
-        self,
-        keys: Sequence[bytes],
-        *,
-        elements: bool,
-        names: Mapping[bytes, Collection[bytes]],
-        forgotten: Callable[[bytes], bool],
-        unwritten: Mapping[int, bytes],
+        self, keys: Sequence[bytes], *, elements: bool, names: Mapping[bytes, Collection[bytes]]
     ) -> dict[bytes, Agreed]:
         """What is agreed about these keys, and their intents.
 
@@ -259,23 +281,17 @@ class Folder:
             keys: those with neither are missing in the result.
             elements: whether to return the agreed elements too.
             names: of these keys, no other elements than those.
-            forgotten: says of a key whether nothing is agreed about it, whatever the files hold.
-            unwritten: facts of open batches that could not be written to the journal.
         """
+        self.catch_up()
         rows = self._database.read(keys)
-        batches = {number: (facts, _NONE) for number, facts in {**self._reader.open, **unwritten}.items()}
+        batches = {number: (facts, _NONE) for number, facts in self._reader.open.items()}
         sent = self._sent(keys, batches)
         applied = self._sent(keys, self._reader.applying)
         self._intents = {n: known for n, known in self._intents.items() if n in batches or n in self._reader.applying}
         found = {}
         for key in keys:
-            left: Sequence[Entry] = ()
-            if forgotten(key):  # nor does anybody know whether the site holds what an apply was to replace
-                row, its = None, None
-            else:
-                row, its = self._row(key, rows.get(key), elements=elements, names=names.get(key))
-                left = applied.get(key, ())
-            intents = self._intents_of(key, sent.get(key, ()), left, its or {}, elements=elements)
+            row, its = self._row(key, rows.get(key), elements=elements, names=names.get(key))
+            intents = self._intents_of(key, sent.get(key, ()), applied.get(key, ()), its or {}, elements=elements)
             if row is not None:
                 total = None if row.total is None else (row.total >> 48, row.total & _HALF)
                 found[key] = Agreed(row.digest, row.number, row.expires_at_ms, total, its, *intents)
@@ -297,16 +313,11 @@ class Folder:
             return row, None
         return row, self._database.merged(key, entry, before, names)
 
-    def names(
-        self,
-        key: bytes,
-        wanted: Callable[[bytes], bool] | None,
-        before: bytes | None,
-        forgotten: Callable[[bytes], bool],
-    ) -> set[bytes]:
+    def names(self, key: bytes, wanted: Callable[[bytes], bool] | None, before: bytes | None) -> set[bytes]:
         """See `Database.names`."""
+        self.catch_up()
         entry = self._changes.get(key, _UNCHANGED)
-        if forgotten(key) or entry is None or isinstance(entry, tuple):
+        if entry is None or isinstance(entry, tuple):
             return set()
         names = set() if entry.whole else self._database.names(key, wanted, before)
         for changed, digest in entry.elements.items():

@@ -43,7 +43,7 @@ class Kind(IntEnum):
     AGREED = 5  # number, facts
     DOCUMENT = 6  # JSON: the state document
     NUMBER = 7  # the last number that was assigned
-    CLEARED = 8  # nothing is agreed about any key
+    CLEARED = 8  # nothing is agreed about any key, and no batch is open
     APPLYING = 9  # batch, count of keys whose facts no longer count, those keys, facts
     PATCH = 10  # JSON: the values of the state document that changed, by name
     AT = 11  # not written any more, and not read: a former `HELD_BY`
@@ -76,7 +76,7 @@ def parse(data: bytes) -> Iterator[Record]:
 
 
 class Journal:
-    """The journal file. One thread appends; another reads, syncs and renews.
+    """The journal file, and the records behind it that could not be written. One thread appends; another does the rest.
 
     Args:
         path: of the file, which is created if missing.
@@ -84,7 +84,6 @@ class Journal:
 
     Attributes:
         base: the place of the first record.
-        end: the place behind the last record.
         existed: whether the file existed before.
 
     Raises:
@@ -110,7 +109,7 @@ class Journal:
             except BaseException:
                 os.close(self._file)
                 raise
-            self.end = self.base + size - self._first
+            self._tail = self.base + size - self._first, bytearray()
 
     def _read_header(self, size: int) -> tuple[int, int]:
         start = os.pread(self._file, min(size, _LONGEST_HEADER), 0)
@@ -134,7 +133,23 @@ class Journal:
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return self._first + self.end - self.base
+        return self._first + self.written - self.base
+
+    @property
+    def written(self) -> int:
+        """The place behind the last record of the file."""
+        return self._tail[0]
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes of the records behind it, which are kept in memory."""
+        return len(self._tail[1])
+
+    @property
+    def end(self) -> int:
+        """The place behind the last record."""
+        written, unwritten = self._tail
+        return written + len(unwritten)
 
     def records(self, start: int, end: int) -> Iterator[Record]:
         """The records between two places, up to the first damaged or incomplete one."""
@@ -159,17 +174,21 @@ class Journal:
             yield kind, payload, place
 
     def _read(self, place: int, size: int) -> bytes:
-        return os.pread(self._file, size, place - self.base + self._first)
+        """So many bytes, or less: up to the end of the file, or of what could not be written."""
+        written, unwritten = self._tail  # which may be another one at any moment
+        if place >= written:
+            return bytes(unwritten[place - written : place - written + size])
+        return os.pread(self._file, min(size, written - place), place - self.base + self._first)
 
     def cut(self, end: int) -> int:
         """Truncate the file at this place; returns how many bytes were cut."""
         behind = self.end - end
         os.ftruncate(self._file, end - self.base + self._first)
-        self.end = end
+        self._tail = end, bytearray()
         return behind
 
-    def append(self, records: bytes) -> None:
-        """Write whole records.
+    def append(self, records: bytes = b"") -> None:
+        """Write whole records, behind those that are kept.
 
         Raises:
             OSError: nothing was written.
@@ -177,13 +196,30 @@ class Journal:
         with self._lock:
             if self._torn:
                 self._untear()
+            records = bytes(self._tail[1]) + records if self._tail[1] else records
             self._torn = True
             offset = self.size
             written = os.pwrite(self._file, records, offset)
             while written < len(records):  # if the disk is full, the next call raises
                 written += os.pwrite(self._file, records[written:], offset + written)
             self._torn = False
-            self.end += len(records)
+            self._tail = self.written + len(records), bytearray()
+
+    def keep(self, records: bytes) -> None:
+        """Keep whole records that could not be written: they are read as if they were in the file."""
+        with self._lock:
+            self._tail[1].extend(records)
+
+    def keep_instead(self, place: int, records: bytes) -> int:
+        """Keep these records in the place of all that are kept up to a place; returns where they begin.
+
+        If what is before the place was written meanwhile nothing is done, and it is returned.
+        """
+        with self._lock:
+            written, unwritten = self._tail
+            if place > written:
+                self._tail = written, bytearray(records) + unwritten[place - written :]
+            return min(place, written)
 
     def _untear(self) -> None:
         """Remove the remains of a failed write."""
@@ -228,7 +264,7 @@ class Journal:
                     copied = self._copy(file, copied, self.end)
                 fresh.replace(self.path)
                 self._file, self.base, self._first, self._torn = file, base, len(start), False
-                self.end = copied + len(carried)
+                self._tail = copied + len(carried), bytearray()
         except BaseException:
             os.close(file)
             with contextlib.suppress(OSError):

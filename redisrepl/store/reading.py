@@ -151,7 +151,10 @@ class Reader:
         if kind == Kind.PATCH:
             self.document |= _document(payload)
             return None
-        if kind in {Kind.CLEARED, Kind.AT}:
+        if kind == Kind.CLEARED:
+            self.open, self._ended, self.applying = {}, {}, {}
+            return None
+        if kind == Kind.AT:
             return None
         if kind == Kind.HELD_BY:
             self._held_by = payload

@@ -4,7 +4,7 @@ In: facts that are agreed, or will be when a batch is acknowledged; the state do
 Left to others: the formats (`store.journal`, `store.database`), what follows from an ancestor (`engine.plans`).
 
 Recording is one `write` in the caller's thread; a worker thread does everything else, one job at a time. A disk error
-is reported, never raised: the store goes on, and keys that it could not write count as not agreed.
+is reported, never raised: the store goes on with what it could not write in memory, and writes it once it can.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from redisrepl.store.directory import ForeignStateError, Pair, StateDirectory, o
 from redisrepl.store.facts import Facts
 from redisrepl.store.folding import Agreed, Folder
 from redisrepl.store.unusable import reason_of
-from redisrepl.store.unwritten import Unwritten
 from redisrepl.store.upgrade import old_checkpoint
 
 __all__ = ["Store"]
@@ -111,7 +110,6 @@ class Store:
         self._clock = clock
         self._buffer: list[bytes] = []
         self._buffered = 0
-        self._unwritten = Unwritten()
         self._written_at = self._synced_at = clock()
         self._retry_write_at = self._retry_job_at = clock()
         self._dirty = False  # whether something was written since the journal was last forced to the disk
@@ -135,8 +133,11 @@ class Store:
         return self._folder.fresh
 
     def take_forgot(self) -> bool:
-        """Whether something was forgotten since this was asked last: of keys that were agreed on, it knows nothing."""
-        if not self._folder.forgot:
+        """Whether something was forgotten since this was asked last: of keys that were agreed on, it knows nothing.
+
+        Not before what is agreed on about them then can be written: it would be forgotten again.
+        """
+        if not self._folder.forgot or self._journal.unwritten:
             return False
         self._folder.forgot = False
         return True
@@ -221,41 +222,32 @@ class Store:
             self._write()
 
     def _write(self) -> None:
-        """Write what is buffered; if that fails, keep it in `_unwritten`."""
+        """Write what is buffered; if that fails, the journal keeps it until `flush` writes it."""
         if not self._buffer:
             return
         data = b"".join(self._buffer)
         self._buffer, self._buffered = [], 0
-        if self._unwritten:  # a later fact must not reach the journal before an earlier one
-            self._unwritten.take(data)
-            return
+        if self._journal.unwritten or not self._append(data):
+            self._journal.keep(data)
+
+    def _append(self, data: bytes = b"") -> bool:
+        """Write what the journal keeps, and this behind it; whether it could be written."""
         try:
-            self._append(data)
+            self._check_size()
+            self._journal.append(data)
         except OSError as error:
             with contextlib.suppress(OSError):  # a full disk most often has room for a name
                 os.close(open_private(self._sign, os.O_WRONLY | os.O_CREAT))
-            self._unwritten.take(data)
             self._retry_write_at = self._clock() + _RETRY
             self._report(reason_of(error))
-
-    def _append(self, data: bytes) -> None:
-        if self._folder.trouble and self._journal.size > _LONGEST:
-            raise OSError(f"the journal has grown to {self._journal.size} bytes and cannot be folded")
-        self._journal.append(data)
+            return False
         self._written_at = self._clock()
         self._dirty, self._idle = True, False
+        return True
 
-    def _write_again(self) -> None:
-        """Try again to write what could not be written."""
-        self._retry_write_at = self._clock() + _RETRY
-        try:
-            self._append(b"".join(self._unwritten.records(self.next_number(), self._document)))
-        except OSError as error:
-            self._report(reason_of(error))
-        else:
-            self._folder.forgot |= self._unwritten.forgets
-            self._unwritten = Unwritten()
-            self._take_down_sign()
+    def _check_size(self) -> None:
+        if self._folder.trouble and self._journal.size > _LONGEST:
+            raise OSError(f"the journal has grown to {self._journal.size} bytes and cannot be folded")
 
     def caught_up(self) -> None:
         """Both sides were compared, so that what was agreed on is known again."""
@@ -264,7 +256,7 @@ class Store:
 
     def _take_down_sign(self) -> None:
         """All that is agreed is written; a sign that stays has the next process compare everything."""
-        if self.behind or self._unwritten:
+        if self.behind or self._journal.unwritten:
             return
         try:
             self._sign.unlink(missing_ok=True)
@@ -280,12 +272,12 @@ class Store:
         """Write what is buffered; in the background, sync the journal and fold it."""
         self._write()
         now = self._clock()
-        if self._unwritten and now >= self._retry_write_at:
-            self._write_again()
+        if self._journal.unwritten and now >= self._retry_write_at and self._append():
+            self._take_down_sign()
         if self._job and self._job.done():
             self._job.result()  # raises only errors that `_maintain` does not expect: bugs
             self._job = None
-        if not self._unwritten:
+        if not self._journal.unwritten:
             self._remove_old()
             self._report(self._folder.trouble)
         if self._job is None:
@@ -304,13 +296,14 @@ class Store:
     def _begin_job(self, now: float) -> None:
         idle = now - self._written_at >= _IDLE
         size = self._journal.size - 2 * self._folder.carried
-        if self._folder.trouble and now < self._retry_job_at:
+        behind = self._journal.end - self._seen > _BEHIND
+        if (self._folder.trouble or self._journal.unwritten) and now < self._retry_job_at and not behind:
             return
         if size > _RENEW or (idle and not self._idle and size > _RENEW_IDLE):
             step: Callable[[], object] = self._folder.renew
         elif self._folder.trouble or (idle and not self._idle):
             step = self._folder.fold
-        elif self._journal.end - self._seen > _BEHIND:
+        elif behind:
             step = self._folder.catch_up
         elif self._dirty and now - self._synced_at >= _SYNC:
             step = _nothing
@@ -322,11 +315,12 @@ class Store:
         self._job = self._worker.submit(self._maintain, step)
 
     def _maintain(self, step: Callable[[], object]) -> None:
-        """Force the journal to the disk, then run a step."""
+        """Force the journal to the disk, unless it has no room there, then run a step."""
         try:
-            if self._journal.removed:
-                self._folder.restore()
-            self._journal.sync()
+            if not self._journal.unwritten:
+                if self._journal.removed:
+                    self._folder.restore()
+                self._journal.sync()
             self._folder.trouble = None
             self._folder.undamaged(step)
         except (OSError, sqlite3.Error, ConfigError) as error:
@@ -358,19 +352,7 @@ class Store:
             elements: whether to return the agreed elements too.
             names: of these keys, no other elements than those.
         """
-        self._write()
-        if facts := self._unwritten.asked(keys):
-            self._record(reading.agreed(self.next_number(), facts.encoded()))
-            self._write()
-        forgotten, unwritten = self._unwritten.forgotten(), dict(self._unwritten.open)
-
-        def question() -> dict[bytes, Agreed]:
-            self._folder.catch_up()
-            return self._folder.lookup(
-                keys, elements=elements, names=names or {}, forgotten=forgotten, unwritten=unwritten
-            )
-
-        return await self._ask(question, {})
+        return await self._ask(partial(self._folder.lookup, keys, elements=elements, names=names or {}), {})
 
     async def agreed_since(
         self, number: float, kept: Position | None = None, *, most: int
@@ -386,9 +368,6 @@ class Store:
             For each key the number of its last agreement, as a whole (None) and by element. None if that is no longer
             known, or if there are more keys.
         """
-        self._write()
-        if self._unwritten:
-            return None
         return await self._ask(partial(self._folder.agreed_since, number, kept, most=most), None)
 
     async def unanswered(self, by: Side, places: Places, number: float) -> Mapping[Place, Collection[int | None]]:
@@ -408,9 +387,6 @@ class Store:
             number: of a record or batch.
             most: the largest number of entries to return.
         """
-        self._write()
-        if self._unwritten:
-            return None
         return await self._ask(partial(self._folder.history, number, most), None)
 
     async def names(
@@ -423,14 +399,7 @@ class Store:
             wanted: whether a name is asked for, called in the worker's thread; None: all are.
             before: likewise those that sort before this one.
         """
-        self._write()
-        forgotten = self._unwritten.forgotten()
-
-        def question() -> set[bytes]:
-            self._folder.catch_up()
-            return self._folder.names(key, wanted, before, forgotten)
-
-        return await self._ask(question, set())
+        return await self._ask(partial(self._folder.names, key, wanted, before), set())
 
     async def sums(self, prefix: bytes) -> list[int]:
         """For each of the 256 buckets, the sum of the digests of the prefix's keys, modulo 2**48."""
@@ -453,16 +422,15 @@ class Store:
 
     async def fold(self) -> bool:
         """Write everything that was recorded to the database; False if some of it, or all, could not be."""
-        folded = await self._ask(self._folder.fold, False)
-        return folded and not self._unwritten
+        return await self._ask(self._folder.fold, False)
 
     async def close(self) -> None:
         """Write what is buffered, force it to the disk, and close the files. A second call does nothing."""
         if self._folder.stopped:
             return
         self._write()
-        if self._unwritten:
-            self._write_again()
+        if self._journal.unwritten and self._append():
+            self._take_down_sign()
         self._folder.stopped = True
         await asyncio.wrap_future(self._worker.submit(self._close))
         self._worker.shutdown()

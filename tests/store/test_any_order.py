@@ -1,6 +1,7 @@
-"""Any calls in any order, with the store closed, killed and begun anew between them, end as a dict would."""
+"""Any calls in any order end as a dict would, with the store closed, killed, full and begun anew between them."""
 
 import asyncio
+import os
 import tempfile
 from pathlib import Path
 
@@ -35,8 +36,12 @@ batches = st.lists(told, min_size=1, max_size=5)
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
+def refuse(_):
+    raise OSError(28, os.strerror(28))
+
+
 class Calls(RuleBasedStateMachine):
-    """`model` is what was called, `written` what is in the file."""
+    """`model` is what was called, `written` what is in the file; while it is `full`, nothing more is."""
 
     def __init__(self):
         super().__init__()
@@ -44,12 +49,19 @@ class Calls(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.model = Model()
         self.written = self.model.copy()
+        self.now = 0.0
         self.open()
 
     def open(self):
-        self.store = new_store(Path(self.directory.name), clock=lambda: 0.0)
+        self.full = False
+        self.store = new_store(Path(self.directory.name), clock=lambda: self.now)
+        self.store.caught_up()
         assert self.store.saved == self.model.document
         assert self.store.open_batches == sorted(self.model.open)
+
+    def wrote(self):
+        if not self.full:
+            self.written = self.model.copy()
 
     def run(self, coroutine):
         return self.loop.run_until_complete(coroutine)
@@ -64,7 +76,7 @@ class Calls(RuleBasedStateMachine):
         number = self.store.next_number()
         self.store.sending(number, facts(*batch))
         self.model.open[number] = batch
-        self.written = self.model.copy()
+        self.wrote()
 
     @precondition(lambda self: self.model.open)
     @rule(data=st.data(), refused=st.sets(keys, max_size=2))
@@ -88,17 +100,30 @@ class Calls(RuleBasedStateMachine):
     @rule()
     def flush(self):
         self.store.flush()
-        self.written = self.model.copy()
+        self.wrote()
+
+    @precondition(lambda self: not self.full)
+    @rule()
+    def fills(self):
+        self.full, self.store._journal.append = True, refuse
+
+    @precondition(lambda self: self.full)
+    @rule()
+    def frees(self):
+        self.full = False
+        del self.store._journal.append
+        self.now += 5.0
+        self.flush()
 
     @rule()
     def look(self):
-        self.run(assert_like(self.store, self.model, KEYS))
-        self.written = self.model.copy()
+        self.run(assert_like(self.store, self.model, KEYS, folded=not self.full))
+        self.wrote()
 
     @rule()
     def fold(self):
         self.run(self.store.fold())
-        self.written = self.model.copy()
+        self.wrote()
 
     @rule()
     def renew(self):
@@ -108,7 +133,8 @@ class Calls(RuleBasedStateMachine):
     @rule()
     def close(self):
         self.run(self.store.close())
-        self.written = self.model.copy()
+        self.wrote()
+        self.model = self.written.copy()
         self.open()
 
     @rule()
@@ -125,6 +151,8 @@ class Calls(RuleBasedStateMachine):
 
     def teardown(self):
         try:
+            if self.full:
+                self.frees()
             self.run(assert_like(self.store, self.model, KEYS))
         finally:
             self.run(self.store.close())

@@ -155,8 +155,41 @@ def test_a_write_that_fails_leaves_it_as_it_was(open_journal, monkeypatch, writt
         journal.append(RECORDS[3])
     monkeypatch.undo()
     assert content(open_journal()) == expected([RECORDS[3]])
+    journal.keep(RECORDS[1])
+    journal.keep(RECORDS[2])
+    assert content(journal) == expected([RECORDS[3], *RECORDS[1:3]])
     journal.append(RECORDS[0])
-    assert journal.path.read_bytes() == before + RECORDS[0]
+    assert journal.path.read_bytes() == before + RECORDS[1] + RECORDS[2] + RECORDS[0]
+
+
+def test_what_is_kept_is_read_behind_the_file_and_written_before_all_else(open_journal):
+    journal = open_journal()
+    journal.append(RECORDS[0])
+    journal.keep(RECORDS[1])
+    place = journal.end
+    journal.keep(RECORDS[2])
+
+    assert content(journal) == expected(RECORDS[:3])
+    assert content(journal, place) == expected([RECORDS[2]])
+    assert content(open_journal()) == expected([RECORDS[0]])
+    assert (journal.written, journal.unwritten) == (len(RECORDS[0]), len(RECORDS[1]) + len(RECORDS[2]))
+    assert journal.keep_instead(place, RECORDS[3]) == journal.written
+    assert content(journal) == expected([RECORDS[0], RECORDS[3], RECORDS[2]])
+    journal.append(RECORDS[1])
+    assert journal.keep_instead(place, b"") == place  # it was written meanwhile
+    for one in (journal, open_journal()):
+        assert content(one) == expected([RECORDS[0], RECORDS[3], RECORDS[2], RECORDS[1]])
+
+
+def test_begun_anew_it_holds_what_was_kept(open_journal):
+    journal = open_journal()
+    journal.append(RECORDS[0])
+    journal.keep(RECORDS[1])
+    journal.renew(journal.written, RECORDS[2])
+
+    assert journal.unwritten == 0
+    for one in (journal, open_journal()):
+        assert content(one) == expected([RECORDS[2], RECORDS[1]])
 
 
 # Begun anew.

@@ -1,4 +1,4 @@
-"""Whatever a disk does, the store goes on, trusts nothing that it could not write, and writes it once it can."""
+"""Whatever a disk does, the store goes on, knows what it could not write, and writes it once it can."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from structlog.testing import capture_logs
 
-from redisrepl.store import folding, unwritten
+from redisrepl.store import folding
 from redisrepl.store import store as module
 from testbed import SmallDisk
 from tests.store.stores import Model, assert_like, facts, name, new_store, strings
@@ -60,51 +60,60 @@ def refuse(monkeypatch, scene):
 # The journal cannot be written.
 
 
-async def test_what_was_not_written_is_not_agreed(scene, monkeypatch):
-    """Nor is it later, if somebody has decided without it."""
+async def test_what_could_not_be_written_is_known(scene, monkeypatch):
+    """And to the next process too, once it could be."""
     store = scene.store
-    store.agreed(strings((b"a", 1), (b"b", 1), (b"c", 1)))
+    before = [("strings", [b"a", b"b", b"c"], [1, 1, 1]), ("hash", b"h", {name(1): 1, name(2): 1}, None)]
+    store.agreed(facts(*before))
     store.sending(2, strings((b"c", 2)))
+    store.sending(3, strings((b"b", 3)), to_site=True)
+    await store.fold()
     scene.flush()
     refuse(monkeypatch, scene)
-    store.agreed(strings((b"a", 2), (b"e", 5)))
-    store.sending(3, strings((b"d", 3)))
+    store.agreed(facts(("string", b"a", 4, None), ("fields", b"h", {name(3): 1}, [name(1)]), ("gone", b"b")))
+    store.sending(5, strings((b"d", 5)))
     store.acknowledged(2)
     store.save({"x": 1})
     scene.flush()
 
     assert store.failed == "no space left on device"
     assert scene.said == [store.failed]
-    assert await scene.digests(b"a", b"b", b"c", b"d") == {b"b": 1, b"c": 1, b"d": None}
-    found = await store.lookup([b"c", b"d"])
-    assert {key: one.intents for key, one in found.items()} == {b"c": (2,), b"d": (3,)}
+    for step in ("full", "free", "next process"):
+        if step == "free":
+            monkeypatch.undo()
+            scene.flush(4.9)
+            assert store.failed
+            scene.flush(0.2)
+            assert scene.said == ["no space left on device", None]
+        elif step == "next process":
+            await scene.reopen()
+            assert (scene.store.saved, scene.store.open_batches, scene.store.behind) == ({"x": 1}, [5], False)
+        store = scene.store
+        assert await scene.digests(b"a", b"b", b"c", b"d") == {b"a": 4, b"c": 2, b"d": None}
+        found = await store.lookup([b"b", b"d"])
+        assert {key: (one.intents, one.applied) for key, one in found.items()} == {b"d": ((5,), ())}
+        assert await store.names(b"h") == {name(2), name(3)}
+        since = await store.agreed_since(3, most=9)
+        assert since == {b"a": {None: 4}, b"b": {None: 4}, b"h": {name(1): 4, name(3): 4}, b"d": {None: 5}}
+        assert await store.unanswered("site", since, 4) == {(b"d", None): {5}}
+        assert [seen.key for seen in await store.history(2, 9)][-1] == b"c"
+        assert not store.take_forgot()
 
-    monkeypatch.undo()
-    scene.flush(4.9)
-    assert store.failed
-    scene.flush(0.2)
-    assert scene.said == ["no space left on device", None]
-    assert store.failed is None
-    assert store.take_forgot()
-    store.acknowledged(3)
-    for _ in range(2):
-        assert await scene.digests(b"a", b"b", b"c", b"d", b"e") == {b"b": 1, b"c": 2, b"d": 3, b"e": 5}
-        await scene.reopen()
-    assert scene.store.saved == {"x": 1}
-    assert scene.store.open_batches == []
 
-
-async def test_where_nobody_knows_what_the_site_held_nobody_knows_what_was_to_be_applied_over_it(scene, monkeypatch):
-    """What it holds may be what was there before: it must not be taken for written since."""
-    store = scene.store
-    store.agreed(strings((b"a", 1), (b"b", 1)))
-    store.sending(2, strings((b"a", 2), (b"b", 2)), to_site=True)
-    scene.flush()
+async def test_the_database_is_never_ahead_of_the_journal(scene, monkeypatch):
+    """A process that is killed leaves what the file of the journal says, and a sign that there was more."""
+    monkeypatch.setattr(folding, "_ENOUGH_KEYS", 1)
+    scene.store.agreed(strings((b"a", 1)))
+    await scene.store.fold()
     refuse(monkeypatch, scene)
-    store.agreed(strings((b"a", 3)))
-    found = await store.lookup([b"a", b"b"])
-    assert b"a" not in found
-    assert (found[b"b"].digest, found[b"b"].applied) == (1, (2,))
+    scene.store.agreed(strings((b"a", 2), (b"b", 2)))
+    assert not await scene.store.fold()
+    assert await scene.store.count() == 1
+    scene.flush(6.0)
+    await scene.reopen()
+
+    assert scene.store.behind
+    assert await scene.digests(b"a", b"b") == {b"a": 1}
 
 
 async def test_a_process_that_ends_while_nothing_can_be_written_leaves_a_sign(scene, monkeypatch):
@@ -183,29 +192,64 @@ async def test_the_next_write_is_not_tried_between_attempts(scene, monkeypatch):
     assert await scene.digests(b"a", b"b") == {b"b": 2}
 
 
-async def test_too_much_that_was_not_written_ends_all_agreement(scene, monkeypatch):
-    monkeypatch.setattr(unwritten, "_MOST_BYTES", 5000)
+@pytest.mark.parametrize("refuses", ["the journal", "all"])
+async def test_too_much_that_could_not_be_written_ends_all_agreement(scene, monkeypatch, refuses):
+    """What is agreed on since is known, and what was sent without an answer; memory is bounded, and it is said once."""
+    monkeypatch.setattr(folding, "_MOST_UNWRITTEN", 5000)
+    monkeypatch.setattr(folding, "_MARK_EVERY", 200)
     store = scene.store
     store.agreed(strings((b"a", 1)))
-    store.sending(2, strings((b"c", 2)))
-    scene.flush()
+    store.sending(2, strings((b"b", 2)))
+    store.sending(3, strings((b"c", 3)), to_site=True)
     await store.fold()
-    with pytest.MonkeyPatch.context() as disk:
+    scene.flush()
+    with pytest.MonkeyPatch.context() as disk, capture_logs() as logs:
         refuse(disk, scene)
-        for number in range(10, 200):
-            store.sending(number, strings((b"%0100d" % number, number)))
-            assert len(store._unwritten._keys) < 100
-        assert sum(map(len, store._unwritten.open.values())) < 5000
-        assert await scene.digests(b"a") == {}
-    assert not store.take_forgot()
-    scene.flush(5.0)
+        if refuses == "all":
+            disk.setattr(store._folder._database, "clear", mock.Mock(side_effect=sqlite3.OperationalError("full")))
+        store.save({"x": 1})
+        for number in range(10, 400):
+            store.number = number - 1
+            store.agreed(strings((b"%0100d" % number, number)))
+            found = await scene.digests(b"a", b"%0100d" % number)
+            assert store._journal.unwritten < 5500
+            if number == 200:
+                store.dropped(3)
+        assert found == ({b"%0100d" % 399: 399} if refuses == "the journal" else {})
+        assert not store.take_forgot()
+        assert await store.agreed_since(200, most=1000) is None
+        if found:
+            since = await store.agreed_since(398, most=1000)
+            assert since == {b"%0100d" % 399: {None: 399}, b"b": {None: 2}}
+        assert [one["event"] for one in logs] == ["store.forgot"]
+    for _ in range(2):
+        scene.flush(5.0)
     assert store.failed is None
     assert [store.take_forgot() for _ in range(2)] == [True, False]
     for _ in range(2):
-        assert await scene.digests(b"a", b"%0100d" % 11) == {}
-        assert len(scene.store.open_batches) in {0, 191}
+        assert await scene.digests(b"a", b"b", b"c", b"%0100d" % 11) == {b"b": None}
+        assert await scene.digests(b"%0100d" % 399) == {b"%0100d" % 399: 399}
         await scene.reopen()
+    assert (scene.store.open_batches, list(scene.store.open_applies), scene.store.saved) == ([2], [], {"x": 1})
+    assert not scene.store.behind
+
+
+async def test_a_process_that_ends_with_too_much_that_could_not_be_written(scene, monkeypatch):
+    """The next one finds nothing agreed on, or what was written before, and the sign."""
+    monkeypatch.setattr(folding, "_MOST_UNWRITTEN", 5000)
+    scene.store.agreed(strings((b"a", 1)))
+    await scene.store.fold()
+    with pytest.MonkeyPatch.context() as disk:
+        refuse(disk, scene)
+        for number in range(10, 200):
+            scene.store.agreed(strings((b"%0100d" % number, number)))
+            await scene.store.lookup([])
+        await scene.reopen()
+    assert scene.store.behind
     assert scene.store.fresh
+    scene.store.agreed(strings((b"b", 2)))
+    await scene.reopen()
+    assert await scene.digests(b"a", b"b") == {b"b": 2}
 
 
 # A disk that is really full.
@@ -225,8 +269,8 @@ async def test_a_full_disk(may_mount):
                 scene.store.agreed(strings((b"%0200d" % number, number)))
                 scene.store.agreed(strings((keys[number % 20], number)))
                 scene.flush()
-                found = await scene.digests(*keys)
-                assert all(found[key] == 1 for key in keys[20:])
+                model.agree([("string", keys[number % 20], number, None)], 2 * number - 1)
+                assert await scene.digests(*keys) == {key: held.digest for key, held in model.keys.items()}
             assert scene.store.failed in {"no space left on device", "file too large"}
             assert scene.said[-1] == scene.store.failed
             await scene.store.fold()
@@ -237,11 +281,10 @@ async def test_a_full_disk(may_mount):
         scene.flush(5.0)
         assert scene.store.failed is None
         assert scene.said[-1] is None
-        found = await scene.digests(*keys)
-        assert all(found[key] == 1 for key in keys[20:])
-        assert not set(found) & {keys[number % 20] for number in range(180, 200)} or found[keys[199 % 20]] == 199
-        await scene.reopen()
-        assert await scene.digests(*keys) == found
+        assert not scene.store.take_forgot()
+        for _ in range(2):
+            assert await scene.digests(*keys) == {key: held.digest for key, held in model.keys.items()}
+            await scene.reopen()
         await scene.store.close()
 
 
@@ -310,6 +353,28 @@ async def test_a_journal_that_cannot_be_folded_ends_somewhere(scene, monkeypatch
 
     assert scene.store._journal.size < 11_000
     assert "cannot be folded" in scene.store.failed
+
+
+async def test_a_journal_that_could_not_be_folded_goes_on_when_it_can_be(scene, monkeypatch):
+    """Not before: no attempt to fold it lets it grow further."""
+    monkeypatch.setattr(module, "_LONGEST", 10_000)
+    monkeypatch.setattr(module, "_RENEW", 5000)
+    store = scene.store
+    with pytest.MonkeyPatch.context() as disk:
+
+        def refuse():
+            raise sqlite3.OperationalError("database is locked")
+
+        disk.setattr(store._folder._database, "_transaction", refuse)
+        for number in range(200):
+            store.agreed(strings((b"%0100d" % number, number)))
+            scene.flush(1.0)
+        assert store._journal.size < 11_000
+        assert "cannot be folded" in store.failed
+    for _ in range(3):
+        scene.flush(5.0)
+    assert store.failed is None
+    assert await store.count() == 200
 
 
 async def test_a_disk_that_does_not_take_the_journal_is_named(scene):
