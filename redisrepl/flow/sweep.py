@@ -9,8 +9,7 @@ time are left after a while, since what they write is pushed and agreed on in an
 compared again if the daemon ends before. After a server went back, or where more was agreed on than is known, these are
 waited for too, because they may be older than they seem. If another comparison is due first (the hub may never send one
 of the values), it includes the sides of this one. A sweep that fails starts again; if nothing differs, that costs sums
-only. While the ancestor cannot be written, both sides are compared with what is left of it: where the two differ, one
-of them differs from that. Keys that one side lacks are removed from the other only by the table of `engine.reconcile`,
+only. Keys that one side lacks are removed from the other only by the table of `engine.reconcile`,
 and not if they are more than `--max-removals`: then the sweep says so and waits for a person.
 """
 
@@ -143,9 +142,7 @@ class Sweep:
 
     async def _sweep(self, *, timer: bool) -> None:
         continuity = self._core.continuity
-        # With the ancestor half known, what differs on one side does not tell what differs.
-        both = timer or not await self._store.fold()
-        sides = [side for side in _SIDES if both or continuity.of(side).owed]
+        sides = [side for side in _SIDES if timer or continuity.of(side).owed]
         reasons = self._core.begin(sides)
         self.running = next(filter(None, reasons.values()), "timer")
         went_back = any(continuity.of(side).proved != math.inf for side in _SIDES)

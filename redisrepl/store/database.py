@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 from redisrepl.store.directory import Pair, open_private
 from redisrepl.store.facts import DIGEST_SIZE, Changes, Patch
 from redisrepl.store.unusable import UnusableError
-from redisrepl.wire.digests import total_of
+from redisrepl.wire.digests import BUCKETS, total_of
 
-__all__ = ["Database", "Row", "add", "is_damage"]
+__all__ = ["PAGE", "Database", "Row", "add", "is_damage"]
 
 _FORMAT = 1
 _APPLICATION = 0x52455052  # `file` and SQLite's own tools show it
 _PART = (1 << 48) - 1
 _HALF = (1 << 24) - 1
 _ASKED = 500  # parameters of one statement; SQLite before 3.32 takes 999
-_PAGE = 1000
+PAGE = 1000  # rows that are listed at once
 
 _SCHEMA = """
 CREATE TABLE about (pair TEXT NOT NULL, place INTEGER NOT NULL, number INTEGER NOT NULL);
@@ -315,14 +315,29 @@ class Database:
         while part := tuple(islice(remaining, _ASKED)):
             yield from self._connection.execute(f"{query} ({','.join('?' * len(part))})", parameters + part)
 
-    def sums(self, prefix: bytes) -> list[int]:
-        """For each bucket, the sum of the digests of the prefix's keys, modulo 2**48."""
+    def changed(
+        self, changes: Changes, prefix: bytes, buckets: Collection[int] = range(BUCKETS)
+    ) -> dict[bytes, tuple[int | None, int | None]]:
+        """Of the keys of the prefix and these buckets that have changes, the digests before and after; None: absent."""
+        keys = [key for key in changes if key.startswith(prefix) and self._bucket_of(key) in buckets]
+        rows, digests = self.read(keys), dict[bytes, tuple[int | None, int | None]]()
+        for key in keys:
+            entry, row = changes[key], rows.get(key)
+            after = self.patched(key, entry, row) if isinstance(entry, Patch) else entry
+            digests[key] = None if row is None else row.digest, None if after is None else after[0]
+        return digests
+
+    def sums(self, prefix: bytes, changes: Changes) -> list[int]:
+        """For each bucket, the sum of the digests of the prefix's keys after these changes, modulo 2**48."""
         where, bounds = _within(prefix)
-        sums = [0] * 256
+        sums = [0] * BUCKETS
         halves = f"sum(digest & {_HALF}), sum(digest >> 24 & {_HALF})"  # SQLite's sum fails beyond 64 bits
         query = f"SELECT bucket, {halves} FROM keys WHERE {where} GROUP BY bucket"  # noqa: S608 - constants
         for bucket, low, high in self._connection.execute(query, bounds):
             sums[bucket] = low + (high << 24) & _PART
+        for key, (before, after) in self.changed(changes, prefix).items():
+            bucket = self._bucket_of(key)
+            sums[bucket] = sums[bucket] - (before or 0) + (after or 0) & _PART
         return sums
 
     def page(self, prefix: bytes, buckets: Collection[int], after: bytes | None) -> list[tuple[bytes, int]]:
@@ -332,13 +347,14 @@ class Database:
             where, bounds = f"{where} AND key > ?", (*bounds, after)
         chosen = ",".join(str(int(bucket)) for bucket in buckets)
         where = f"{where} AND bucket IN ({chosen})"
-        query = f"SELECT key, digest FROM keys WHERE {where} ORDER BY key LIMIT {_PAGE}"  # noqa: S608 - no user's text
+        query = f"SELECT key, digest FROM keys WHERE {where} ORDER BY key LIMIT {PAGE}"  # noqa: S608 - no user's text
         return self._connection.execute(query, bounds).fetchall()
 
-    def count(self) -> int:
-        """The number of keys with an agreed state."""
+    def count(self, changes: Changes) -> int:
+        """The number of keys with an agreed state after these changes."""
         (count,) = self._connection.execute("SELECT count(*) FROM keys").fetchone()
-        return int(count)
+        changed = self.changed(changes, b"").values()
+        return int(count) + sum((after is not None) - (before is not None) for before, after in changed)
 
     @property
     def empty(self) -> bool:

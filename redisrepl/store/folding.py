@@ -154,13 +154,13 @@ class Folder:
     def _lose(self, place: int) -> None:
         """Forget all agreements that the journal recorded up to this place."""
         self._changes, self._taken, self._place = Changes(), 0, place
-        self._lost, self.fresh = place, True
+        self._lost, self.fresh, self.forgot = place, True, True
 
     def _clear(self) -> None:
         """Have the database forget them too."""
         if self._lost is not None:
             self._database.clear(self._lost)
-            self._lost, self.forgot = None, True
+            self._lost = None
 
     # Called in the worker's thread.
 
@@ -482,17 +482,14 @@ class Folder:
             marks *= 4
         yield self.journal.base, Reader()
 
-    def sums(self, prefix: bytes) -> list[int]:
-        """As `Database.sums`: only what is folded."""
-        return self._database.sums(prefix)
+    def read(self, question: Callable[[Database, Changes], _T]) -> _T:
+        """What the database tells, and the changes that are not folded yet."""
+        self._clear()
+        return question(self._database, self._changes)
 
     def page(self, prefix: bytes, buckets: Collection[int], after: bytes | None) -> list[tuple[bytes, int]]:
         """As `Database.page`: only what is folded."""
         return self._database.page(prefix, buckets, after)
-
-    def count(self) -> int:
-        """As `Database.count`: only what is folded."""
-        return self._database.count()
 
 
 def _distinct(digests: Iterable[int | None]) -> tuple[int | None, ...]:

@@ -27,8 +27,9 @@ from redisrepl.engine.continuity import Side
 from redisrepl.engine.places import Place, Places, Seen
 from redisrepl.errors import ConfigError
 from redisrepl.store import reading
+from redisrepl.store.database import PAGE, Database
 from redisrepl.store.directory import ForeignStateError, Pair, StateDirectory, open_private
-from redisrepl.store.facts import Facts
+from redisrepl.store.facts import Changes, Facts
 from redisrepl.store.folding import Agreed, Folder
 from redisrepl.store.unusable import reason_of
 from redisrepl.store.upgrade import old_checkpoint
@@ -118,7 +119,7 @@ class Store:
         self._worker = ThreadPoolExecutor(1, "store")
         self._job: Future[None] | None = None
         self._sign = self._directory.file("behind")  # a file that is there while agreements are not written
-        self.behind = self._sign.exists()
+        self.behind = self._signed = self._sign.exists()
         self._old: Path | None = self._directory.file("json")
         saved = old_checkpoint(self._old, pair)
         if saved is None:
@@ -238,6 +239,7 @@ class Store:
         except OSError as error:
             with contextlib.suppress(OSError):  # a full disk most often has room for a name
                 os.close(open_private(self._sign, os.O_WRONLY | os.O_CREAT))
+                self._signed = True
             self._retry_write_at = self._clock() + _RETRY
             self._report(reason_of(error))
             return False
@@ -252,12 +254,15 @@ class Store:
     def caught_up(self) -> None:
         """Both sides were compared, so that what was agreed on is known again."""
         self.behind = False
-        self._take_down_sign()
 
     def _take_down_sign(self) -> None:
-        """All that is agreed is written; a sign that stays has the next process compare everything."""
-        if self.behind or self._journal.unwritten:
+        """All that is agreed is written, or the saved state says that both sides must be compared.
+
+        A sign that stays has the next process compare everything.
+        """
+        if not self._signed or self.behind or self._folder.forgot or self._journal.unwritten:
             return
+        self._signed = False
         try:
             self._sign.unlink(missing_ok=True)
         except OSError as error:
@@ -269,11 +274,12 @@ class Store:
             self._on_trouble(trouble)
 
     def flush(self) -> None:
-        """Write what is buffered; in the background, sync the journal and fold it."""
+        """Write what is buffered; in the background, sync the journal and fold it. To be called after `save`."""
         self._write()
         now = self._clock()
-        if self._journal.unwritten and now >= self._retry_write_at and self._append():
-            self._take_down_sign()
+        if self._journal.unwritten and now >= self._retry_write_at:
+            self._append()
+        self._take_down_sign()
         if self._job and self._job.done():
             self._job.result()  # raises only errors that `_maintain` does not expect: bugs
             self._job = None
@@ -403,22 +409,29 @@ class Store:
 
     async def sums(self, prefix: bytes) -> list[int]:
         """For each of the 256 buckets, the sum of the digests of the prefix's keys, modulo 2**48."""
-        await self.fold()
-        return await self._ask(partial(self._folder.sums, prefix), [0] * 256)
+        return await self._read(lambda database, changes: database.sums(prefix, changes), [0] * 256)
 
     async def listed(self, prefix: bytes, buckets: Collection[int]) -> AsyncIterator[list[tuple[bytes, int]]]:
-        """The prefix's keys in these buckets, with their digests, in pages and in order."""
-        await self.fold()
+        """The prefix's keys in these buckets, with their digests, in pages."""
+        none: dict[bytes, tuple[int | None, int | None]] = {}
+        changed = await self._read(lambda database, changes: database.changed(changes, prefix, buckets), none)
+        rows: list[tuple[bytes, int]] = []
         after: bytes | None = None
-        none: list[tuple[bytes, int]] = []
-        while page := await self._ask(partial(self._folder.page, prefix, buckets, after), none):
-            yield page
+        while page := await self._ask(partial(self._folder.page, prefix, buckets, after), rows):
+            yield [row for row in page if row[0] not in changed]
             after = page[-1][0]
+        rows = [(key, digest) for key, (_, digest) in changed.items() if digest is not None]
+        for at in range(0, len(rows), PAGE):
+            yield rows[at : at + PAGE]
 
     async def count(self) -> int:
         """The number of keys with an agreed state."""
+        return await self._read(lambda database, changes: database.count(changes), 0)
+
+    async def _read(self, question: Callable[[Database, Changes], _T], otherwise: _T) -> _T:
+        """What the database tells, with as few changes beside it as can be."""
         await self.fold()
-        return await self._ask(self._folder.count, 0)
+        return await self._ask(partial(self._folder.read, question), otherwise)
 
     async def fold(self) -> bool:
         """Write everything that was recorded to the database; False if some of it, or all, could not be."""
@@ -429,8 +442,9 @@ class Store:
         if self._folder.stopped:
             return
         self._write()
-        if self._journal.unwritten and self._append():
-            self._take_down_sign()
+        if self._journal.unwritten:
+            self._append()
+        self._take_down_sign()
         self._folder.stopped = True
         await asyncio.wrap_future(self._worker.submit(self._close))
         self._worker.shutdown()

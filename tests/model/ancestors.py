@@ -34,6 +34,7 @@ class Memory:
         self.fresh = True
         self.log: list[tuple[int, Changes]] = []
         self.held_by: dict[int, HeldBy | None] = {}  # of what was agreed on under a number
+        self.cleared = 0  # the last number when everything was forgotten
 
     def copy(self) -> Memory:
         """Another one that holds the same."""
@@ -45,7 +46,12 @@ class Memory:
         other.ended = set(self.ended)
         other.log, other.held_by = list(self.log), dict(self.held_by)
         other.document, other.number, other.fresh = self.document, self.number, self.fresh
+        other.cleared = self.cleared
         return other
+
+    def clear(self) -> None:
+        """Nothing is agreed on any more."""
+        self.keys, self.log, self.held_by, self.fresh, self.cleared = {}, [], {}, True, self.number
 
     def agree(self, changes: Changes, refused: Collection[bytes] = (), number: int = 0) -> None:
         """These are agreed."""
@@ -81,12 +87,6 @@ class Memory:
         before = held[2] if held is not None and isinstance(held[0], dict) else None  # a string's is not that of a hash
         expires = patch.expires_at_ms if patch.sets_expiry else before
         self.keys[key] = elements, patch.number, expires
-
-    def forget(self, key: bytes) -> None:
-        """Nothing is agreed about a key any more, nor known of what was about to be applied."""
-        self.keys.pop(key, None)
-        for applied in self.applying.values():
-            applied.pop(key, None)
 
     def digest(self, key: bytes) -> int | None:
         """Of what is agreed about a key."""
@@ -138,9 +138,6 @@ class Ancestors:
         self._buffer: list[Record] = []
         self.full = self._forgot = False
         self.behind = disk.sign
-        self._unwritten: list[Record] = []
-        self._forgotten: set[bytes] = set()  # keys of facts that were not written
-        self._sent: dict[int, Changes] = {}  # facts of batches to the hub that were not written
 
     @property
     def fresh(self) -> bool:
@@ -149,16 +146,18 @@ class Ancestors:
     def free(self) -> None:
         """There is room on the disk again: everything is written, in its order."""
         self.full = False
-        for record in self._unwritten:
-            record(self.memory)
-        self._buffer += self._unwritten
-        self._unwritten, self._forgotten, self._sent = [], set(), {}
-        self.flush()
-        self._disk.sign = self.behind
+        self._put()
+
+    def outgrow(self) -> None:
+        """What could not be written is too much."""
+        self.memory.clear()
+        kept = self.memory.copy()
+        self._buffer = [lambda memory: vars(memory).update(vars(kept.copy()))]
+        self._forgot = True
+        self._put()
 
     def caught_up(self) -> None:
         self.behind = False
-        self._disk.sign = bool(self._unwritten)
 
     def take_forgot(self) -> bool:
         forgot = self._forgot and not self.full
@@ -173,22 +172,25 @@ class Ancestors:
         self.number += 1 + apart
         return self.number
 
-    def _record(self, record: Record, keys: Collection[bytes] = ()) -> None:
-        if self.full:
-            self._disk.sign = True
-            self._unwritten.append(record)
-            self._forgotten.update(keys)
-            return
+    def _record(self, record: Record) -> None:
         record(self.memory)
         self._buffer.append(record)
 
     def _write(self) -> None:
         if self._journalled:
-            self.flush()
+            self._put()
 
-    def flush(self) -> None:
+    def _put(self) -> None:
+        if self.full:
+            self._disk.sign = self._disk.sign or bool(self._buffer)
+            return
         self._disk.written += self._buffer
         self._buffer = []
+
+    def flush(self) -> None:
+        self._put()
+        if not (self.full or self.behind or self._forgot):
+            self._disk.sign = False
 
     def sending(self, batch: int, facts: Facts, *, to_site: bool = False) -> None:
         self.number = max(self.number, batch)
@@ -201,11 +203,7 @@ class Ancestors:
             memory.ended.discard(batch)
             memory.number = max(memory.number, batch)
 
-        changes = Changes()
-        changes.take(encoded, batch)
-        if self.full and not to_site:
-            self._sent[batch] = changes
-        self._record(record, changes.keys())
+        self._record(record)
         self._write()
 
     def acknowledged(self, batch: int, refused: Collection[bytes] = (), held_by: HeldBy | None = None) -> None:
@@ -217,7 +215,6 @@ class Ancestors:
                 if (changes := batches.pop(batch, None)) is not None:
                     memory.agree(changes, refused, batch)
 
-        self._sent.pop(batch, None)
         self._record(record)
 
     def ended(self, batch: int) -> None:
@@ -228,7 +225,6 @@ class Ancestors:
             memory.open.pop(batch, None)
             memory.applying.pop(batch, None)
 
-        self._sent.pop(batch, None)
         self._record(record)
 
     def agreed(self, facts: Facts, held_by: HeldBy | None = None) -> None:
@@ -243,9 +239,7 @@ class Ancestors:
             memory.agree(changes, (), number)
             memory.number = max(memory.number, number)
 
-        changes = Changes()
-        changes.take(encoded, number)
-        self._record(record, changes.keys())
+        self._record(record)
 
     def save(self, document: dict[str, object]) -> None:
         def record(memory: Memory) -> None:
@@ -261,9 +255,6 @@ class Ancestors:
         names: Mapping[bytes, Collection[bytes]] | None = None,
     ) -> dict[bytes, Agreed]:
         self._write()
-        for key in self._forgotten.intersection(keys):
-            self._forgot = True
-            self._record(lambda memory, key=key: memory.forget(key))
         found = {} if not self._remembers else self.look(keys, elements=elements)
         for key, of_key in (names or {}).items():
             if key in found and found[key].elements is not None:
@@ -276,16 +267,11 @@ class Ancestors:
         """`lookup`, at once."""
         found = {}
         for key in keys:
-            held = None if key in self._forgotten else self.memory.keys.get(key)
+            held = self.memory.keys.get(key)
             its = held[0] if held is not None and isinstance(held[0], dict) else None
             unknown = (
-                *self._intents(self.memory.open | self._sent, key, its or {}, elements=elements),
-                *self._intents(
-                    self.memory.applying if self._intends and key not in self._forgotten else {},
-                    key,
-                    its or {},
-                    elements=elements,
-                ),
+                *self._intents(self.memory.open, key, its or {}, elements=elements),
+                *self._intents(self.memory.applying if self._intends else {}, key, its or {}, elements=elements),
             )
             if held is None:
                 if any(unknown):
@@ -320,13 +306,10 @@ class Ancestors:
     ) -> set[bytes]:
         """See `store.Store`."""
         self._write()
-        held = None if key in self._forgotten or not self._remembers else self.memory.keys.get(key)
+        held = self.memory.keys.get(key) if self._remembers else None
         its = held[0] if held is not None and isinstance(held[0], dict) else {}
         await Wire()
         return {n for n in its if (wanted is None or wanted(n)) and (before is None or n < before)}
-
-    async def fold(self) -> bool:
-        return self._remembers and not self._unwritten
 
     async def sums(self, prefix: bytes) -> list[int]:
         await Wire()
@@ -363,19 +346,19 @@ class Ancestors:
                 Changes({key: changes[key] for key in changes if key not in held}).note(places, agreed_at)
         for batch, changes in sorted({**self.memory.open, **self.memory.applying}.items()):
             changes.note_open(places, batch)
-        return places if self._remembers and not self._unwritten else None
+        return places if self._remembers and number >= self.memory.cleared else None
 
     async def unanswered(self, by: Side, places: Places, number: float) -> Mapping[Place, Collection[int | None]]:
         """See `store.Store`."""
         await Wire()
         return last_sent((self.memory.open if by == "site" else self.memory.applying).items(), places, number)
 
-    async def history(self, number: float, most: int) -> list[Seen] | None:  # noqa: ARG002 - it is all there
+    async def history(self, number: float, most: int) -> list[Seen] | None:  # noqa: ARG002 - there are few
         """See `store.Store`."""
         self._write()
         await Wire()
         seen = [Seen(at - 1, *what) for at, changes in self.memory.log for what in changes.digests()]
-        return seen if self._remembers and not self._unwritten else None
+        return seen if self._remembers and number >= self.memory.cleared else None
 
     async def count(self) -> int:
         return len(self.memory.keys)

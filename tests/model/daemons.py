@@ -521,6 +521,7 @@ class Daemon:
         )
         if store.behind:
             core.continuity.is_behind()
+            world.forgot = True
         core.differs("site", store.open_applies)
         self.outbound, self.inbound = core.outbound, core.inbound
         self.fence = made.fence(FenceHub(self), who.encode(), saved.epoch, saved.executed)

@@ -42,7 +42,7 @@ from tests.model.runs import (
     everybody,
     evicted,
     fallen,
-    fallen_unremembered,
+    fallen_with_full_disks,
     filled_anew,
     merged,
     read_by_two,
@@ -138,13 +138,12 @@ SAMPLE += [
 #: Those that need more runs, or that something else makes up for.
 MORE = [
     Mutant(winners, "ruling_on", "hub in {*known, *sent, *back.past_of_hub(name)}", "True", ONE, RESTARTS),
-    Mutant(sweep, "Sweep._sweep", "not await self._store.fold()", "False", (everybody, fallen_unremembered), FILLS),
     Mutant(
         outbound,
         "Outbound._is_ours",
         "self._pulling.suspect((key,))  # it may",
         "pass  # it may",
-        (everybody, fallen_unremembered),
+        (everybody, fallen_with_full_disks),
         FILLS,
     ),
     Mutant(core, "Core.hub_heard", "self.inbound.resubscribed()", "pass", ONE),

@@ -27,9 +27,9 @@ from tests.model.runs import (
     everybody,
     evicted,
     fallen,
-    fallen_unremembered,
+    fallen_with_full_disks,
     filled_anew,
-    hub_unremembered,
+    hub_with_full_disks,
     merged,
     outlived,
     read_by_two,
@@ -78,8 +78,10 @@ def play(seed, phases, circumstances):
         pytest.param(ALL, {"sites": 3, "notify": True, "feed": True}, id="no PSYNC at every other site"),
         pytest.param((everybody,), {"sites": 2, "expires": True, "restarts": True, "feed": True}, id="expiries"),
         pytest.param((everybody, outlived), {"sites": 2, "expires": True}, id="expiries that are outlived"),
-        pytest.param((everybody, fallen_unremembered), {"sites": 2, "fills": True}, id="full disks"),
-        pytest.param((hub_unremembered,) * 3, {"sites": 2, "fills": True}, id="full disks, and the hub alone writes"),
+        pytest.param((everybody, fallen_with_full_disks), {"sites": 2, "fills": True}, id="full disks"),
+        pytest.param(
+            (hub_with_full_disks,) * 3, {"sites": 2, "fills": True}, id="full disks, and the hub alone writes"
+        ),
         pytest.param((*ONE, fallen, read_by_two), {"sites": 2, **GROUPS}, id="consumer groups"),
         pytest.param(
             (*ONE, read_by_two),
@@ -87,7 +89,7 @@ def play(seed, phases, circumstances):
             id="consumer groups, no PSYNC at every other site",
         ),
         pytest.param(
-            (everybody, fallen_unremembered),
+            (everybody, fallen_with_full_disks),
             {"sites": 2, "fills": True, "deletes": False, "restarts": True},
             id="full disks, no removals",
         ),

@@ -137,6 +137,7 @@ class World:
         self.hub = Server(self.rng, self.now_ms)
         self.time = self.counter = 0
         self.kept: list[tuple[str, ConflictLoss]] = []
+        self.forgot = False  # a daemon does not know what was agreed on
         # How often clients have named a word with a key.
         self.said: collections.Counter[tuple[bytes, bytes]] = collections.Counter()
         self.late: list[tuple[Site, Callable[[], object]]] = []
@@ -522,6 +523,8 @@ class World:
         if self.fills:
             yield self.fill_or_free
             yield self.fill_or_free
+            if daemon.store.full:
+                yield self.outgrow
 
     def fill_or_free(self, site: Site) -> None:
         """The disk of the daemon is full from now on, or is not any more."""
@@ -531,6 +534,12 @@ class World:
             store.free()
         else:
             store.full = True
+
+    def outgrow(self, site: Site) -> None:
+        """What the daemon could not write is more than it keeps."""
+        self.note(f"{site.name}: all is forgotten")
+        site.daemon.store.outgrow()
+        self.forgot = True
 
     def kill(self, site: Site) -> None:
         """Kill -9 of the daemon."""

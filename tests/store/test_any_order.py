@@ -117,7 +117,7 @@ class Calls(RuleBasedStateMachine):
 
     @rule()
     def look(self):
-        self.run(assert_like(self.store, self.model, KEYS, folded=not self.full))
+        self.run(assert_like(self.store, self.model, KEYS))
         self.wrote()
 
     @rule()
