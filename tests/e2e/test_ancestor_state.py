@@ -1,11 +1,12 @@
-"""A state directory that is lost, or ends in the middle of a byte more or less, costs no data."""
+"""A state directory that is lost, or ends in the middle of a byte more or less, or is full, costs no data."""
 
+import itertools
 import random
 import shutil
 
 import pytest
 
-from testbed import eventually
+from testbed import SmallDisk, eventually
 from tests.e2e.pairs import REMOVALS, Pair, held, some, write
 
 
@@ -78,3 +79,49 @@ def test_nothing_is_lost_with_what_was_remembered(daemons, site, hub, at_site, a
         {b"site1:hash": {b"both": b"v", b"changed at the hub": b"new", b"of the site": b"v", b"of the hub": b"v"}},
     )
     assert found == {key: value for part in expected for key, value in part.items()}
+
+
+@pytest.mark.parametrize("source", ["psync", "notify"])
+def test_what_was_written_while_the_disk_was_full_can_be_removed(daemons, site, hub, at_site, at_hub, source):
+    """By clients of the hub, at once, after the disk has room again, or before the next daemon has started."""
+    with SmallDisk() as disk:
+        flags = (*REMOVALS, "--sweep-period", "1", "--state-dir", disk.path / "state")
+        pair = Pair(daemons, site, hub, *flags, source=source)
+        held = some("before", 40, "v")
+        pair.fill(held)
+        disk.fill([pair.daemon.pid])
+        numbers = itertools.count()  # until the last page of the journal is full, too
+        eventually(lambda: at_site.set("site1:filler", next(numbers)) and pair.daemon.logged("store.failed"))
+        at_site.delete("site1:filler")
+        for client, name in ((at_site, "of the site"), (at_hub, "of the hub")):
+            here = some(name, 40, "v") | {
+                b"site1:hash %s" % name.encode(): dict.fromkeys((b"1", b"2", b"3", b"4"), b"v")
+            }
+            write(client, here)
+            held |= here
+        pair.expect(held)
+
+        def remove(first, field):
+            for kind in ("before", "of the site", "of the hub"):
+                gone = list(some(kind, 40, "v"))[first : first + 10]
+                at_hub.delete(*gone)
+                for key in gone:
+                    del held[key]
+            for name in (b"of the site", b"of the hub"):
+                at_hub.hdel(b"site1:hash " + name, field)
+                del held[b"site1:hash " + name][field]
+
+        remove(0, b"1")
+        pair.expect(held)
+        mark = pair.daemon.mark()
+        disk.free()
+        pair.daemon.wait_for_log("store.recovered", 15, after=mark)
+        remove(10, b"2")
+        for _ in range(2):
+            mark = pair.daemon.mark()
+            pair.daemon.wait_for_log("sweep.finished", 15, after=mark)
+        pair.expect(held)
+        pair.end("kill")
+        remove(20, b"3")
+        pair.start_again()
+        pair.expect(held)
