@@ -196,14 +196,15 @@ class Journal:
         with self._lock:
             if self._torn:
                 self._untear()
-            records = bytes(self._tail[1]) + records if self._tail[1] else records
+            end, kept = self._tail
+            records = bytes(kept) + records if kept else records
             self._torn = True
-            offset = self.size
+            offset = self._first + end - self.base
             written = os.pwrite(self._file, records, offset)
             while written < len(records):  # if the disk is full, the next call raises
                 written += os.pwrite(self._file, records[written:], offset + written)
             self._torn = False
-            self._tail = self.written + len(records), bytearray()
+            self._tail = end + written, bytearray()
 
     def keep(self, records: bytes) -> None:
         """Keep whole records that could not be written: they are read as if they were in the file."""

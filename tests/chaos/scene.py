@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from datetime import datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -37,6 +38,8 @@ FENCES = b"redisrepl:fence:"
 MARKS = b"redisrepl:mark:"
 #: Bytes for the state of all daemons: enough for every fault but a full disk.
 DISK = 256 << 20
+#: What tells whether a daemon can write what it has to remember.
+_OF_DISK = frozenset({"daemon.started", "store.failed", "store.recovered"})
 #: Seconds after which a daemon knows what it forgot while its disk was full: it looks once a second.
 FORGOTTEN_BY = 2.0
 #: Megabytes that a daemon may have held at most.
@@ -258,8 +261,12 @@ class Scene:
 
     @staticmethod
     def _forgot(daemon: Daemon, mark: int) -> bool:
-        """Whether what was agreed on could not be kept, so that the hub's value stands where both sides have one."""
-        return bool(daemon.logged("store.failed", after=mark))
+        """Whether it does not know all that was agreed on, so that the hub's value stands where both sides have one.
+
+        It was killed before it could write that, or had too much of it to write.
+        """
+        events = [record["event"] for record in daemon.records[mark:] if record["event"] in _OF_DISK]
+        return bool(daemon.logged("store.forgot", after=mark)) or ("store.failed", "daemon.started") in pairwise(events)
 
     @staticmethod
     def _went_back(daemon: Daemon, mark: int) -> bool:
@@ -297,8 +304,7 @@ def _is_at_rest(daemon: Daemon) -> bool:
     state = daemon.state()
     sweep = state["sweep"]
     busy = sweep["owed"] or sweep["running"] or state["dirty_keys"] or state["fetching_keys"] or state["waiting_keys"]
-    events = ("store.failed", "store.recovered", "daemon.started")
-    last = next(record for record in reversed(daemon.records) if record["event"] in events)
+    last = next(record for record in reversed(daemon.records) if record["event"] in _OF_DISK)
     since = datetime.fromisoformat(last["timestamp"]).timestamp()
     looked = last["event"] != "store.failed" and state["asked_at"] > since + FORGOTTEN_BY
     return bool(looked and sweep["settled"] and not busy)
