@@ -103,9 +103,6 @@ class Facts(Protocol):
     def expiry(self, key: bytes, expires_at_ms: int | None) -> None:
         """The key has this expiry."""
 
-    def forget(self, key: bytes) -> None:
-        """Nothing is agreed about the key any more."""
-
 
 def named_in(changes: Sequence[Change]) -> Mapping[bytes, Collection[bytes]]:
     """The elements that changes of collections name, by key: what is agreed on about others need not be known.

@@ -29,7 +29,7 @@ __all__ = [
 
 DIGEST_SIZE = 12  # bytes of an element's digest
 
-_STRINGS, _STRING, _FIELDS, _HASH, _GONE, _EXPIRY, _FORGET = range(1, 8)
+_STRINGS, _STRING, _FIELDS, _HASH, _GONE, _EXPIRY = range(1, 7)
 _NEVER = -(1 << 63)  # an expiry that no server can hold
 
 _COUNT = struct.Struct("<BI")
@@ -108,10 +108,6 @@ class Facts:
         """The key, if it exists, expires at this time; its value is unchanged."""
         self._parts += (_EXPIRY_HEAD.pack(_EXPIRY, len(key), _or_never(expires_at_ms)), key)
 
-    def forget(self, key: bytes) -> None:
-        """Nothing is agreed about the key any more."""
-        self._parts += (_COUNT.pack(_FORGET, len(key)), key)
-
 
 def _or_never(expires_at_ms: int | None) -> int:
     return _NEVER if expires_at_ms is None else expires_at_ms
@@ -187,7 +183,7 @@ class Patch:
             self.if_there = not self.whole and not self.elements
 
 
-#: Of a string: digest, number, expiry. None: gone, or forgotten.
+#: Of a string: digest, number, expiry. None: gone.
 Entry = tuple[int, int, int | None] | Patch | None
 
 
@@ -254,7 +250,7 @@ class Changes(dict[bytes, Entry]):
                 key, at = _key(facts, at + _EXPIRY_HEAD.size, size)
                 if key not in besides:
                     self._expire(key, number, None if expires == _NEVER else expires)
-            elif operation in {_GONE, _FORGET}:
+            elif operation == _GONE:
                 key, at = _key(facts, at + _COUNT.size, size)
                 if key not in besides:
                     self[key] = None

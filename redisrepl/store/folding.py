@@ -489,6 +489,7 @@ class Folder:
 
     def page(self, prefix: bytes, buckets: Collection[int], after: bytes | None) -> list[tuple[bytes, int]]:
         """As `Database.page`: only what is folded."""
+        self._clear()
         return self._database.page(prefix, buckets, after)
 
 

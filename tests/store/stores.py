@@ -100,8 +100,6 @@ class Model:
     def gone(self, key, _):
         self.keys.pop(key, None)
 
-    forget = gone
-
     def expiry(self, key, number, expires_at_ms):
         if held := self.keys.get(key):
             held.expires_at_ms, held.number = expires_at_ms, number

@@ -26,7 +26,6 @@ told = st.one_of(
     st.tuples(st.just("hash"), keys, elements, expiries),
     st.tuples(st.just("fields"), keys, elements, st.sets(names)),
     st.tuples(st.just("gone"), keys),
-    st.tuples(st.just("forget"), keys),
     st.tuples(st.just("expiry"), keys, expiries),
 ).map(lambda one: (*one[:2], one[2], one[3] - set(one[2])) if one[0] == "fields" else one)
 batches = st.lists(told, min_size=1, max_size=5)

@@ -419,6 +419,24 @@ async def test_a_directory_that_was_removed_is_written_again(scene):
     assert scene.store.saved == {"x": 1}
 
 
+async def test_a_directory_that_was_removed_while_nothing_could_be_written(scene, monkeypatch):
+    scene.store.agreed(strings((b"a", 1)))
+    await scene.store.fold()
+    refuse(monkeypatch, scene)
+    scene.store.agreed(strings((b"b", 2)))
+    shutil.rmtree(scene.directory)
+    scene.flush(6.0)
+    monkeypatch.undo()
+    scene.flush(5.0)
+    scene.flush(5.0)
+
+    assert scene.store.failed is None
+    for _ in range(2):
+        assert await scene.digests(b"a", b"b") == {b"a": 1, b"b": 2}
+        await scene.reopen()
+    assert not scene.store.behind
+
+
 async def test_a_directory_that_was_removed_and_cannot_be_made(scene):
     scene.store.agreed(strings((b"a", 1)))
     shutil.rmtree(scene.directory)
