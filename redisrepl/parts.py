@@ -410,7 +410,7 @@ class Parts:
         """Time passes."""
         self.core.overdue(now)
         if self.store.take_forgot():
-            self.core.continuity.forgot()
+            self.core.continuity.is_behind("what was agreed on was forgotten")
         if self.store.behind and not self.core.continuity.behind:
             self.store.caught_up()
         self._look_for_another()

@@ -181,11 +181,6 @@ class Continuity:
                 state.proved, state.missed, state.flushed = math.inf, False, False
             self.behind = self.behind and not (self.site.settled and self.hub.settled)
 
-    def forgot(self, reason: str = "what was agreed on was forgotten") -> None:
-        """Of some keys nobody knows any more what was agreed on, so to compare one side is not enough."""
-        for side in SIDES:
-            self.happened(side, Event.LEFT_OUT, reason)
-
     def digested_anew(self, reason: str) -> None:
         """What elements hold has another digest from now on.
 
@@ -195,10 +190,11 @@ class Continuity:
             if not self.of(side).untouched:
                 self.happened(side, Event.CLOCK_SET, reason)
 
-    def is_behind(self) -> None:
-        """What was agreed on last was not written: until both sides were compared, nothing is removed for it."""
+    def is_behind(self, reason: str = "what was agreed on last could not be written") -> None:
+        """More was agreed on than is known: until both sides were compared, nothing is removed for it."""
         self.behind = True
-        self.forgot("what was agreed on last could not be written")
+        for side in SIDES:
+            self.happened(side, Event.LEFT_OUT, reason)
 
     def begin(self, side: Side) -> str | None:
         """A comparison of this side begins; why it was owed."""

@@ -273,7 +273,7 @@ class Folder:
         self.journal.close()
 
     def lookup(
-        self, keys: Sequence[bytes], *, elements: bool, names: Mapping[bytes, Collection[bytes]]
+        self, keys: Sequence[bytes], *, elements: bool, names: Mapping[bytes, Collection[bytes]], behind: bool
     ) -> dict[bytes, Agreed]:
         """What is agreed about these keys, and their intents.
 
@@ -281,6 +281,7 @@ class Folder:
             keys: those with neither are missing in the result.
             elements: whether to return the agreed elements too.
             names: of these keys, no other elements than those.
+            behind: see `Store`.
         """
         self.catch_up()
         rows = self._database.read(keys)
@@ -292,6 +293,9 @@ class Folder:
         for key in keys:
             row, its = self._row(key, rows.get(key), elements=elements, names=names.get(key))
             intents = self._intents_of(key, sent.get(key, ()), applied.get(key, ()), its or {}, elements=elements)
+            if behind or self.forgot:  # what an apply was to replace may have been agreed on, and not be known
+                at_site = {name: left for name, left in intents[3].items() if name in (its or {})}
+                intents = *intents[:2], () if row is None else intents[2], at_site
             if row is not None:
                 total = None if row.total is None else (row.total >> 48, row.total & _HALF)
                 found[key] = Agreed(row.digest, row.number, row.expires_at_ms, total, its, *intents)
@@ -352,8 +356,8 @@ class Folder:
         """The intents of a key and of its elements, at the hub and at the site."""
         if not sent and not applied:
             return _NO_INTENTS
-        at_hub = self._left_by(key, sent, agreed, elements=elements)
-        return *at_hub, *self._left_by(key, applied, agreed, elements=elements)
+        at_hub, at_site = (self._left_by(key, entries, agreed, elements=elements) for entries in (sent, applied))
+        return *at_hub, *at_site
 
     def _left_by(
         self, key: bytes, entries: Iterable[Entry], agreed: Collection[bytes], *, elements: bool
@@ -489,7 +493,6 @@ class Folder:
 
     def page(self, prefix: bytes, buckets: Collection[int], after: bytes | None) -> list[tuple[bytes, int]]:
         """As `Database.page`: only what is folded."""
-        self._clear()
         return self._database.page(prefix, buckets, after)
 
 

@@ -69,7 +69,8 @@ class Store:
         open_batches: numbers of the batches that the last process sent to the hub, and whose outcome it did not record.
         open_applies: keys of the batches that it sent to the site, and whose outcome it did not record.
         number: the last number that was assigned.
-        behind: the last process ended while it could not write: more was agreed on than is known.
+        behind: the last process ended while it could not write, or something was forgotten: more was agreed on than is
+            known.
         failed: why nothing can be written; None if it can.
 
     Raises:
@@ -134,13 +135,14 @@ class Store:
         return self._folder.fresh
 
     def take_forgot(self) -> bool:
-        """Whether something was forgotten since this was asked last: of keys that were agreed on, it knows nothing.
+        """Whether something was forgotten since this was asked last; then it is `behind`.
 
-        Not before what is agreed on about them then can be written: it would be forgotten again.
+        Not before what is agreed on then can be written: it would be forgotten again.
         """
         if not self._folder.forgot or self._journal.unwritten:
             return False
-        self._folder.forgot = False
+        self.behind, self._folder.forgot = True, False
+        self._put_up_sign()
         return True
 
     def file(self, ending: str) -> Path:
@@ -237,9 +239,7 @@ class Store:
             self._check_size()
             self._journal.append(data)
         except OSError as error:
-            with contextlib.suppress(OSError):  # a full disk most often has room for a name
-                os.close(open_private(self._sign, os.O_WRONLY | os.O_CREAT))
-                self._signed = True
+            self._put_up_sign()
             self._retry_write_at = self._clock() + _RETRY
             self._report(reason_of(error))
             return False
@@ -251,15 +251,17 @@ class Store:
         if self._folder.trouble and self._journal.size > _LONGEST:
             raise OSError(f"the journal has grown to {self._journal.size} bytes and cannot be folded")
 
+    def _put_up_sign(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk most often has room for a name
+            os.close(open_private(self._sign, os.O_WRONLY | os.O_CREAT))
+            self._signed = True
+
     def caught_up(self) -> None:
         """Both sides were compared, so that what was agreed on is known again."""
         self.behind = False
 
     def _take_down_sign(self) -> None:
-        """All that is agreed is written, or the saved state says that both sides must be compared.
-
-        A sign that stays has the next process compare everything.
-        """
+        """All that is agreed is known, and written; a sign that stays has the next process compare everything."""
         if not self._signed or self.behind or self._folder.forgot or self._journal.unwritten:
             return
         self._signed = False
@@ -274,7 +276,7 @@ class Store:
             self._on_trouble(trouble)
 
     def flush(self) -> None:
-        """Write what is buffered; in the background, sync the journal and fold it. To be called after `save`."""
+        """Write what is buffered; in the background, sync the journal and fold it."""
         self._write()
         now = self._clock()
         if self._journal.unwritten and now >= self._retry_write_at:
@@ -358,7 +360,8 @@ class Store:
             elements: whether to return the agreed elements too.
             names: of these keys, no other elements than those.
         """
-        return await self._ask(partial(self._folder.lookup, keys, elements=elements, names=names or {}), {})
+        lookup = partial(self._folder.lookup, keys, elements=elements, names=names or {}, behind=self.behind)
+        return await self._ask(lookup, {})
 
     async def agreed_since(
         self, number: float, kept: Position | None = None, *, most: int

@@ -131,7 +131,7 @@ class Ancestors:
         self._disk = disk
         self._journalled, self._remembers, self._intends = journalled, remembers, intends
         self.memory = disk.read()
-        self.number = self.memory.number
+        self.number = self.memory.number + (1000 if disk.sign else 0)  # some were assigned and not written
         self.saved = self.memory.document
         self.open_batches = sorted(self.memory.open)
         self.open_applies = {key for changes in self.memory.applying.values() for key in changes} if intends else ()
@@ -160,9 +160,10 @@ class Ancestors:
         self.behind = False
 
     def take_forgot(self) -> bool:
-        forgot = self._forgot and not self.full
-        self._forgot = self._forgot and self.full
-        return forgot
+        if not self._forgot or self.full:
+            return False
+        self.behind, self._forgot = True, False
+        return True
 
     def die(self) -> None:
         """Nothing is written any more."""
@@ -273,6 +274,9 @@ class Ancestors:
                 *self._intents(self.memory.open, key, its or {}, elements=elements),
                 *self._intents(self.memory.applying if self._intends else {}, key, its or {}, elements=elements),
             )
+            if self.behind or self._forgot:
+                at_site = {name: left for name, left in unknown[3].items() if name in (its or {})}
+                unknown = *unknown[:2], () if held is None else unknown[2], at_site
             if held is None:
                 if any(unknown):
                     found[key] = Agreed(None, 0, None, None, None, *unknown)

@@ -490,7 +490,7 @@ class World:
         daemon = site.daemon
         daemon.core.overdue(now)
         if daemon.store.take_forgot():
-            daemon.core.continuity.forgot()
+            daemon.core.continuity.is_behind()
         if daemon.store.behind and not daemon.core.continuity.behind:
             daemon.store.caught_up()
         if daemon.core.certain:

@@ -226,11 +226,42 @@ async def test_too_much_that_could_not_be_written_ends_all_agreement(scene, monk
     assert store.failed is None
     assert [store.take_forgot() for _ in range(2)] == [True, False]
     for _ in range(2):
+        assert scene.store.behind
         assert await scene.digests(b"a", b"b", b"c", b"%0100d" % 11) == {b"b": None}
         assert await scene.digests(b"%0100d" % 399) == {b"%0100d" % 399: 399}
         await scene.reopen()
     assert (scene.store.open_batches, list(scene.store.open_applies), scene.store.saved) == ([2], [], {"x": 1})
+    scene.store.caught_up()
+    await scene.reopen()
     assert not scene.store.behind
+
+
+async def test_of_what_was_forgotten_nobody_knows_what_was_to_be_applied_over_it(scene, monkeypatch):
+    """What the site holds may be what was agreed on before: it must not be taken for written since."""
+    monkeypatch.setattr(folding, "_MOST_UNWRITTEN", 5000)
+    store = scene.store
+    store.agreed(facts(("strings", [b"a", b"b"], [1, 1]), ("hash", b"h", {name(1): 1}, None)))
+    with pytest.MonkeyPatch.context() as disk:
+        refuse(disk, scene)
+        store.agreed(strings(*((b"%0100d" % number, number) for number in range(100))))
+        await store.lookup([])
+        store.agreed(facts(("string", b"b", 1), ("fields", b"h", {name(2): 2})))
+        store.sending(
+            900, facts(("strings", [b"a", b"b"], [2, 2]), ("fields", b"h", {name(1): 3, name(2): 3})), to_site=True
+        )
+
+    for step in ("full", "free", "next process", "compared"):
+        if step == "free":
+            scene.flush(5.0)
+            assert scene.store.take_forgot()
+        elif step == "next process":
+            await scene.reopen()
+        elif step == "compared":
+            scene.store.caught_up()
+        found = await scene.store.lookup([b"a", b"b", b"h"], elements=True)
+        left = {b"a": (2,), b"b": (2,)} if step == "compared" else {b"b": (2,)}
+        assert {key: one.applied for key, one in found.items() if one.applied} == left
+        assert found[b"h"].element_applied.keys() == {name(2)} | ({name(1)} if step == "compared" else set())
 
 
 async def test_a_process_that_ends_with_too_much_that_could_not_be_written(scene, monkeypatch):
