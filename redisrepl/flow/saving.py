@@ -141,7 +141,7 @@ class Saving:
         if trouble is None:
             self.failure_log.succeeded()
         else:
-            self.failure_log.failed(f"nothing is remembered: {trouble}", hint="see to the disk of --state-dir")
+            self.failure_log.failed(f"the state is not written: {trouble}", hint="see to the disk of --state-dir")
 
     def wake(self) -> None:
         """There may be something to save."""
