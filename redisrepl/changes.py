@@ -66,6 +66,18 @@ def expiry_ms(claimed: int) -> int:
     return max(1, min(claimed, _LATEST))
 
 
+class ReckonedExpiry(int):
+    """An expiry that a server does not tell, reckoned from its clock and the time that was left.
+
+    Redis has `PEXPIRETIME` since 7.0, and an ACL may deny it.
+    """
+
+    __slots__ = ()
+
+    #: Milliseconds by which it may be off.
+    WITHIN = 20
+
+
 @dataclass_transform(frozen_default=True)
 def _value(cls: type[_Value]) -> type[_Value]:
     """A frozen dataclass; that nobody assigns to it mypy checks, for `frozen=True` makes it three times as dear."""

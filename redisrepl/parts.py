@@ -114,7 +114,7 @@ class Parts:
         self._followed = Followed()
         self.read_client = open_client(address, settings.timeout, 2, self._followed)
         self.write_client = open_client(address, settings.timeout, 2, self._followed)
-        self._flags_client = open_client(address, settings.timeout, 1)  # of whichever server is about to be followed
+        self._unbound_client = open_client(address, settings.timeout, 1)  # of whichever server is about to be followed
         self._site_reader = SiteReader(self.read_client, address, settings.max_value, self._types, self._times)
         self._retry: dict[str, Any] = {
             "attempts": None,
@@ -194,6 +194,7 @@ class Parts:
         )
         history = SiteHistory(self.read_client, address, self._site_reader, self._probes(writes=settings.rc))
         mark = SiteMark(self.write_client, address, self._followed, name)
+        self._mark_before = SiteMark(self._unbound_client, address, self._followed, name)
         self.judging = Judging(
             self.core,
             known,
@@ -218,7 +219,7 @@ class Parts:
         self.keyspace = KeyspaceSource(
             SiteEvents(
                 address,
-                self._flags_client,
+                self._unbound_client,
                 self.namespaces.prefixes,
                 settings.kinds,
                 silence=settings.site_silence,
@@ -382,6 +383,17 @@ class Parts:
 
     # What `sources.stream` and `sources.keyspace` tell.
 
+    async def about_to_follow(self) -> None:
+        """Compare the store with our mark at the site: an older copy of it must not decide anything."""
+        if self._attached_at:
+            return
+        durable = (await self._mark_before.read()).durable
+        if durable > self.store.durable:
+            _log.warning("store.older", file=str(self.store.file("journal")), then="everything is compared again")
+            self.store.forget(durable)
+            self.core.continuity.is_behind("the state directory is an older copy")
+            self.stream.begin_anew()
+
     def begins(self, position: Position) -> None:
         """The site sends a snapshot."""
         self.judging.site_begins(position)
@@ -450,7 +462,7 @@ class Parts:
         await self.hub.close()
         await self.read_client.aclose()
         await self.write_client.aclose()
-        await self._flags_client.aclose()
+        await self._unbound_client.aclose()
         if self.conflicts is not None:
             self.conflicts.close()
         await self.store.close()

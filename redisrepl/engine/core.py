@@ -20,12 +20,13 @@ from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import SIDES, Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.expiries import by_the_clock_as_set
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losers import ConflictLoss, Losers
 from redisrepl.engine.losses import NO_FINDINGS, Findings, Losses
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.places import MOST_PLACES
-from redisrepl.engine.plans import Plan, Policy, by_the_clock_as_set, plan_for
+from redisrepl.engine.plans import Plan, Policy, plan_for
 from redisrepl.engine.pushes import OutboundOptions
 from redisrepl.engine.reconcile import Circumstances, circumstances
 from redisrepl.engine.record import StreamRecord
@@ -381,12 +382,11 @@ class Core:
             site_evicts=self.continuity.site.may_lack,
             hub_evicts=self.continuity.hub.may_lack,
         )
-        as_set = by_the_clock_as_set(hub, ancestor, self.policy)[0] if ancestor is not None else hub
+        agreed = None if ancestor is None else ancestor.expires_at_ms
+        as_set, _ = by_the_clock_as_set(hub, agreed, self.policy.off_by)
         values = (state for state in (site, as_set) if isinstance(state, StringState | HashState | SequenceState))
         expiries = [state.expires_at_ms for state in values]
-        about = circumstances(
-            of_all, None if ancestor is None else ancestor.expires_at_ms, now_ms=now_ms, expiries=expiries
-        )
+        about = circumstances(of_all, agreed, now_ms=now_ms, expiries=expiries)
         if without and isinstance(site, HashState) and isinstance(hub, HashState):
             site, hub = site.without(without), hub.without(without)
             ancestor = None if ancestor is None else ancestor.without(without)

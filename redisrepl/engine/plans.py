@@ -30,6 +30,7 @@ from redisrepl.changes import (
     TimedValue,
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
+from redisrepl.engine.expiries import by_the_clock_as_set, with_known_expiries
 from redisrepl.engine.reconcile import ORDINARY, Circumstances, Digest, Verdict, reconcile
 from redisrepl.engine.winners import NEITHER, ConflictWinner, Lost, Ruling, WentBack, ruling_on
 from redisrepl.wire.digests import UNREADABLE, digest_of, element_of, elements_of
@@ -44,7 +45,6 @@ __all__ = [
     "Expectation",
     "Plan",
     "Policy",
-    "by_the_clock_as_set",
     "plan_for",
     "replacing",
 ]
@@ -127,7 +127,8 @@ def plan_for(
         now_ms: what was to expire by then, Unix time in milliseconds, a server may have let expire.
     """
     ancestor = ancestor or NOTHING_AGREED
-    hub, off = by_the_clock_as_set(hub, ancestor, policy)
+    site, hub = with_known_expiries(site, hub, ancestor.expires_at_ms)
+    hub, off = by_the_clock_as_set(hub, ancestor.expires_at_ms, policy.off_by)
     hub, off_fields = _fields_by_the_clock_as_set(hub, ancestor, policy)
     if isinstance(site, HashState) and isinstance(hub, HashState) and site.type == hub.type:
         plan = _plan_elements(key, site, hub, ancestor, policy, about, back, now_ms)
@@ -142,16 +143,6 @@ def plan_for(
     if off and "expire" in policy.kinds and (site is not None or not (plan.apply or plan.push)):
         _write_expiry_anew(plan, ancestor)
     return plan
-
-
-def by_the_clock_as_set(hub: State, ancestor: Agreed, policy: Policy) -> tuple[State, bool]:
-    """What the hub holds; if its expiry dates from before a clock was set, with the agreed one. And whether it does."""
-    agreed = ancestor.expires_at_ms
-    if agreed is None or not isinstance(hub, StringState | HashState | SequenceState) or hub.expires_at_ms is None:
-        return hub, False
-    if hub.expires_at_ms - agreed not in policy.off_by:
-        return hub, False
-    return replace(hub, expires_at_ms=agreed), True
 
 
 def _fields_by_the_clock_as_set(

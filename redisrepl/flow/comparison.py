@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.wire.digests import BUCKETS, UNREADABLE, Look, Page, Summed, add_sums
+from redisrepl.wire.digests import BUCKETS, UNREADABLE, Look, Page, Summed, add_sums, expiries_differ
 from redisrepl.wire.scan import Scan
 
 __all__ = ["Comparison", "Holder", "Remembered"]
@@ -123,7 +123,7 @@ class Comparison:
             return True
         if agreed.intents or agreed.element_intents or agreed.applied or agreed.element_applied:
             return True
-        return self._expiries and look.expires_at_ms != agreed.expires_at_ms and not look.inexact
+        return self._expiries and expiries_differ(look, Look(agreed.digest, agreed.expires_at_ms))
 
     async def _differing_buckets(self, side: Holder, prefix: bytes) -> list[int] | None:
         """Buckets in which something is not as agreed; None: look at every key, sums do not tell."""

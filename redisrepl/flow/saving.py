@@ -40,8 +40,8 @@ _Held = Mapping[tuple[bytes, bytes | None], int | None]
 class Mark(Protocol):
     """`local.mark.SiteMark`."""
 
-    async def write(self, agreed: int) -> None:
-        """All that was agreed on up to this number is about what the site holds, or held before."""
+    async def write(self, agreed: int, durable: int) -> None:
+        """All that was agreed on up to the one number the site has; up to the other, our store is on the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,8 @@ class Saving:
         if new <= 0 or (new < _MARK_EVERY and now < self._marked_at + _MARK_PERIOD):
             return
         try:
-            await self._mark.write(int(min(ring.number, site.proved)))  # what it has lost since, it does not have
+            agreed = int(min(ring.number, site.proved))  # what it has lost since, it does not have
+            await self._mark.write(agreed, self._store.durable)
         except RedisreplError:
             return  # then there is less evidence, which is safe
         self._marked, self._marked_at = (site.epoch, changes), now

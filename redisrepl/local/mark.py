@@ -30,11 +30,12 @@ _log = structlog.get_logger("redisrepl")
 _PREFIX = b"redisrepl:mark:"
 #: Seconds after which the mark expires if nobody writes it again.
 _LASTS = b"2592000"
-#: ARGV: replication id, number, seconds. Nothing is written in another history.
+#: ARGV: replication id, number, seconds, durable number. Nothing is written in another history.
 _SCRIPT = b"""local info = redis.call('INFO', 'replication')
 if string.find(info, 'master_replid:' .. ARGV[1], 1, true) then
 local offset = string.match(info, 'master_repl_offset:(%d+)') or '0'
-return redis.call('SET', KEYS[1], ARGV[2] .. ' ' .. ARGV[1] .. ' ' .. offset, 'EX', ARGV[3]) end"""
+local mark = table.concat({ARGV[2], ARGV[1], offset, ARGV[4]}, ' ')
+return redis.call('SET', KEYS[1], mark, 'EX', ARGV[3]) end"""
 
 
 class Marked(NamedTuple):
@@ -44,21 +45,24 @@ class Marked(NamedTuple):
         agreed: all that was agreed on up to this number; 0: there is no mark.
         history: of which history this is a part, by its replication id; empty: that is not known.
         offset: all that the stream of that history had told before this.
+        durable: up to this number our store was on the disk; a store that knows of less is an older copy of it.
     """
 
     agreed: int = 0
     history: str = ""
     offset: int = 0
+    durable: int = 0
 
     @classmethod
     def of(cls, mark: bytes) -> Marked:
-        """From the value of a mark; the first ones had nothing but the number."""
+        """From the value of a mark; earlier versions wrote less."""
         agreed, *place = mark.split(b" ")
         match number(agreed), place:
             case int(up_to), []:
                 return cls(up_to)
-            case int(up_to), [history, offset]:
-                return cls(up_to, history.decode("ascii", "replace"), number(offset) or 0)
+            case int(up_to), [history, offset, *durable] if len(durable) <= 1:
+                numbers = [number(word) or 0 for word in (offset, *durable)]
+                return cls(up_to, history.decode("ascii", "replace"), *numbers)
         return cls()
 
 
@@ -91,8 +95,12 @@ class SiteMark:
         self._followed = followed
         self._permission = Permission(clock)
 
-    async def write(self, agreed: int) -> None:
-        """Write that the site holds everything that was agreed on up to this number; does nothing while that is denied.
+    async def write(self, agreed: int, durable: int) -> None:
+        """Write what the site holds; does nothing while that is denied.
+
+        Args:
+            agreed: everything that was agreed on up to this number.
+            durable: up to this number our store is on the disk.
 
         Raises:
             RedisreplError: the site cannot be written to.
@@ -102,7 +110,8 @@ class SiteMark:
             return
         with translated(self._address):
             try:
-                await ask(self._client, b"EVAL", _SCRIPT, b"1", self.key, history, b"%d" % agreed, _LASTS)
+                words = (history, b"%d" % agreed, _LASTS, b"%d" % durable)
+                await ask(self._client, b"EVAL", _SCRIPT, b"1", self.key, *words)
             except redis.exceptions.ResponseError as error:
                 if not refuses_script(error):
                     raise

@@ -15,7 +15,17 @@ import redis.asyncio
 import redis.exceptions
 import structlog
 
-from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState, expiry_ms, value_size
+from redisrepl.changes import (
+    DENIED,
+    HashState,
+    LargeState,
+    ReckonedExpiry,
+    SequenceState,
+    State,
+    StringState,
+    expiry_ms,
+    value_size,
+)
 from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError, denies_key
 from redisrepl.local.address import SiteAddress
 from redisrepl.local.client import INFO, ask, ask_all, ask_within, is_refused, scripts_at, stream_offset, translated
@@ -347,7 +357,7 @@ class SiteReader:
         if isinstance(kind, Exception) or isinstance(left, Exception):
             raise PeerUnavailableError(f"the site's Redis {self._address} answered: {kind} {left}")
         left = as_integer(left, self._asked("PTTL"))
-        expires_at_ms = expiry_ms(now + left) if left >= 0 else None
+        expires_at_ms = ReckonedExpiry(expiry_ms(now + left)) if left >= 0 else None
         type_ = as_bytes(kind, self._asked("TYPE")).decode("ascii", "backslashreplace")
         read = string if type_ == "string" else collections.get(type_)
         if isinstance(read, Exception) and not str(read).startswith("WRONGTYPE"):  # that is another key by now

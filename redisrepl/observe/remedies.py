@@ -96,6 +96,7 @@ REMEDIES = {
     "sweep.failed": "Look at both servers. redisrepl retries by itself.",
     "store.cut": "Nothing: redisrepl compares again what was cut off.",
     "store.failed": "Free disk space, or let the daemon write --state-dir.",
+    "store.older": "Do not restore the state directory without the site's Redis.",
     "store.forgot": "Free disk space. redisrepl compares everything again then.",
     "store.set_aside": "Nothing: redisrepl compares everything again.",
     "sweep.removals_held": "Find out why. With the daemon stopped, `verify --repair --removals` removes them.",

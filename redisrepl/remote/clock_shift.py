@@ -50,7 +50,9 @@ class ClockShift:
 
     def expiry(self, expires_at_ms: int | None) -> int | None:
         """An expiry at the hub, by the site's clock."""
-        return None if expires_at_ms is None else expiry_ms(expires_at_ms - self.ms)
+        if expires_at_ms is None:
+            return None
+        return type(expires_at_ms)(expiry_ms(expires_at_ms - self.ms))  # a `ReckonedExpiry` remains one
 
     def state(self, state: State) -> State:
         """What a key of the hub holds, by the site's clock."""

@@ -12,7 +12,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState, expiry_ms
+from redisrepl.changes import (
+    DENIED,
+    HashState,
+    LargeState,
+    ReckonedExpiry,
+    SequenceState,
+    State,
+    StringState,
+    expiry_ms,
+)
 from redisrepl.errors import CommandRefusedError, OutcomeUnknownError, ProtocolError, denies_key
 from redisrepl.namespaces import glob_escape
 from redisrepl.remote.hub import Hub
@@ -201,5 +210,5 @@ class HubReader:
             left = await hub.integer(b"PTTL", key)
             if left < 0:
                 return None
-            return expiry_ms(await hub.clock() // 1000 + left)
+            return ReckonedExpiry(expiry_ms(await hub.clock() // 1000 + left))
         return expiry_ms(at) if at >= 0 else None

@@ -148,6 +148,7 @@ class KeyspaceSource:
 
     async def _listen(self) -> None:
         """One subscription, until its end."""
+        await self._listener.about_to_follow()
         try:
             async with aclosing(self._events.events()) as events:
                 async for news in events:

@@ -68,6 +68,13 @@ class StreamOptions:
 class LinkListener(Protocol):
     """Hears when the link to the site begins and ends."""
 
+    async def about_to_follow(self) -> None:
+        """A link is about to be made; nothing follows from the site before this returns.
+
+        Raises:
+            RedisreplError: the site cannot be asked what has to be known before that.
+        """
+
     def begins(self, position: Position) -> None:
         """A snapshot of the site at this position follows."""
 
@@ -162,6 +169,7 @@ class StreamSource:
 
     async def _follow_link(self) -> None:
         """One link, from attaching to its end."""
+        await self._listener.about_to_follow()
         link = ReplicaLink(
             self._address,
             self.position,
@@ -265,6 +273,10 @@ class StreamSource:
     def history(self) -> str:
         """The replication id of the server whose stream is read; empty: none is."""
         return "" if self.position is None else self.position.replid
+
+    def begin_anew(self) -> None:
+        """Where to continue is not known after all: the next link begins with a snapshot."""
+        self.position = None
 
     def abandon(self) -> None:
         """Stop following the stream; its position would be out of date if it were followed again later."""

@@ -31,6 +31,7 @@ from redisrepl.store.database import PAGE, Database
 from redisrepl.store.directory import ForeignStateError, Pair, StateDirectory, open_private
 from redisrepl.store.facts import Changes, Facts
 from redisrepl.store.folding import Agreed, Folder
+from redisrepl.store.journal import Kind, record
 from redisrepl.store.unusable import reason_of
 from redisrepl.store.upgrade import old_checkpoint
 
@@ -69,6 +70,7 @@ class Store:
         open_batches: numbers of the batches that the last process sent to the hub, and whose outcome it did not record.
         open_applies: keys of the batches that it sent to the site, and whose outcome it did not record.
         number: the last number that was assigned.
+        durable: what was recorded up to this number is on the disk, whatever happens.
         behind: the last process ended while it could not write, or something was forgotten: more was agreed on than is
             known.
         failed: why nothing can be written; None if it can.
@@ -101,7 +103,7 @@ class Store:
             raise
         self._journal = self._folder.journal
         found = self._folder.found
-        self.number = found.number
+        self.number = self.durable = self._recorded = found.number
         self._ahead = _AHEAD if self.number else 0
         self.open_batches = sorted(found.open)
         self.open_applies = found.applied_keys()
@@ -118,7 +120,7 @@ class Store:
         self._seen = self._journal.base  # place up to which the worker was asked to read
         self._idle = False  # whether the last job ran while nothing was recorded, and so folded everything
         self._worker = ThreadPoolExecutor(1, "store")
-        self._job: Future[None] | None = None
+        self._job: Future[int] | None = None
         self._sign = self._directory.file("behind")  # a file that is there while agreements are not written
         self.behind = self._signed = self._sign.exists()
         self._old: Path | None = self._directory.file("json")
@@ -170,6 +172,7 @@ class Store:
             to_site: whether it goes to the site, not to the hub.
         """
         self.number = max(self.number, batch)
+        self._recorded = max(self._recorded, batch)
         record_of = reading.applying if to_site else reading.sending
         self._record(record_of(batch, facts.encoded()))
         self._write()
@@ -203,6 +206,20 @@ class Store:
             if held_by is not None:
                 self._record(reading.held_by(number, held_by))
             self._record(reading.agreed(number, facts.encoded()))
+            self._recorded = max(self._recorded, number)
+
+    def forget(self, number: int) -> None:
+        """Record that nothing is agreed about any key: the files are older than the last process left them.
+
+        Args:
+            number: that process had got as far as this.
+        """
+        self.number = max(self.number, number)
+        self.durable, self._ahead = self.number, _AHEAD
+        self._record(record(Kind.CLEARED))
+        self._write()
+        self.behind = True
+        self._put_up_sign()
 
     def save(self, document: Mapping[str, object]) -> None:
         """Save the state from which the next process continues. It is written after everything recorded before it.
@@ -283,7 +300,8 @@ class Store:
             self._append()
         self._take_down_sign()
         if self._job and self._job.done():
-            self._job.result()  # raises only errors that `_maintain` does not expect: bugs
+            synced = self._job.result()  # raises only errors that `_maintain` does not expect: bugs
+            self.durable = max(self.durable, synced)
             self._job = None
         if not self._journal.unwritten:
             self._remove_old()
@@ -320,19 +338,26 @@ class Store:
         self._idle = idle
         self._seen, self._synced_at, self._dirty = self._journal.end, now, False
         self._retry_job_at = now + _RETRY
-        self._job = self._worker.submit(self._maintain, step)
+        self._job = self._worker.submit(self._maintain, step, self._recorded)
 
-    def _maintain(self, step: Callable[[], object]) -> None:
-        """Force the journal to the disk, unless it has no room there, then run a step."""
+    def _maintain(self, step: Callable[[], object], recorded: int) -> int:
+        """Force the journal to the disk, unless it has no room there, then run a step.
+
+        Returns:
+            Up to which number all that was recorded is on the disk now, as far as this call knows.
+        """
+        synced = 0
         try:
             if not self._journal.unwritten:
                 if self._journal.removed:
                     self._folder.restore()
                 self._journal.sync()
+                synced = recorded
             self._folder.trouble = None
             self._folder.undamaged(step)
         except (OSError, sqlite3.Error, ConfigError) as error:
             self._folder.trouble = reason_of(error)
+        return synced
 
     async def _ask(self, question: Callable[[], _T], otherwise: _T) -> _T:
         """Let the worker answer after everything recorded was written; `otherwise` if the files cannot be read."""

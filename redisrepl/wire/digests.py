@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from hashlib import sha1
 from typing import NamedTuple
 
-from redisrepl.changes import HashState, SequenceState, State, StringState, TimedValue, expiry_ms
+from redisrepl.changes import HashState, ReckonedExpiry, SequenceState, State, StringState, TimedValue, expiry_ms
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
 from redisrepl.wire.entries import plain_id
@@ -73,8 +73,6 @@ UNREADABLE = -1
 #: side that lacks the key would seem to hold what was agreed on.
 DISPUTED = 1
 
-#: Milliseconds by which an expiry may be off if the server only told the time that is left.
-_INEXACT = 20
 _LONGEST_NUMBER = 18  # digits
 _HEXADECIMAL = frozenset(b"0123456789abcdef")
 _SUMS_HEAD = 3  # items of a reply before the keys that are left
@@ -214,7 +212,7 @@ def expiries_differ(site: Look, hub: Look, tolerance_ms: int = 0) -> bool:
     """Whether two looks at equal values have expiries that differ by more than this."""
     if site.expires_at_ms is None or hub.expires_at_ms is None:
         return site.expires_at_ms is not hub.expires_at_ms
-    inexact = _INEXACT if site.inexact or hub.inexact else 0
+    inexact = ReckonedExpiry.WITHIN if site.inexact or hub.inexact else 0
     return abs(site.expires_at_ms - hub.expires_at_ms) > max(inexact, tolerance_ms)
 
 

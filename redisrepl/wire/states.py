@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisrepl.changes import DENIED, HashState, LargeState, SequenceState, State, StringState, expiry_ms
+from redisrepl.changes import (
+    DENIED,
+    HashState,
+    LargeState,
+    ReckonedExpiry,
+    SequenceState,
+    State,
+    StringState,
+    expiry_ms,
+)
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, elements_in
 from redisrepl.wire.entries import STREAMS
@@ -25,7 +34,8 @@ __all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "check_token", "parse_fetch", 
 #:
 #: Returns first the server's time in microseconds (0: it does not tell) and the token, by which we know that this is
 #: the reply to our request; then for each key its type (`too large` instead of a larger value, `large` and the type
-#: instead of a larger collection), its expiry (Unix time in milliseconds, or empty), the number of strings that follow,
+#: instead of a larger collection), its expiry (Unix time in milliseconds, after `~` if it was reckoned; or empty), the
+#: number of strings that follow,
 #: and those: the value, or elements with their values; of a larger collection how many elements it has. Where it reads
 #: expiries of fields (`wire.fieldtimes`), the type of a hash is `hash+`, and each of its fields has three strings.
 #:
@@ -51,7 +61,7 @@ local function expires(key)
   if type(at) == 'table' then
     local ttl = call('PTTL', key)
     if ttl >= 0 and t.failed then error(t.failed.err) end
-    at = ttl < 0 and ttl or now + ttl
+    return ttl < 0 and '' or format('~%.0f', now + ttl)
   end
   return at < 0 and '' or format('%.0f', at)
 end
@@ -121,7 +131,7 @@ def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
         while index < end:  # a negative count would let it loop for ever
             kind, expires, count = items[index], items[index + 1], natural(items[index + 2])
             index += 3
-            expires_at_ms = expiry_ms(natural(expires)) if expires else None
+            expires_at_ms = _expiry(expires) if expires else None
             if kind == b"string":
                 states.append(StringState(items[index], expires_at_ms))
             elif kind == b"hash":
@@ -147,6 +157,13 @@ def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
     if index != end:
         raise ProtocolError("the reply to a reading script ends early")
     return states
+
+
+def _expiry(text: bytes) -> int:
+    """An expiry; after `~` one that was reckoned."""
+    if text.startswith(b"~"):
+        return ReckonedExpiry(expiry_ms(natural(text[1:])))
+    return expiry_ms(natural(text))
 
 
 #: Digits: until the year 33658.

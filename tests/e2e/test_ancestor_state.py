@@ -125,3 +125,37 @@ def test_what_was_written_while_the_disk_was_full_can_be_removed(daemons, site, 
         remove(20, b"3")
         pair.start_again()
         pair.expect(held)
+
+
+@pytest.mark.parametrize("source", ["psync", "notify"])
+def test_an_older_copy_of_the_state_directory_decides_nothing(daemons, site, hub, at_site, at_hub, tmp_path, source):
+    """By it, what was removed since on both sides and then written again on one has been removed on the other."""
+    state, copy = tmp_path / "state", tmp_path / "copy"
+    pair = Pair(daemons, site, hub, *REMOVALS, "--state-dir", state, source=source)
+    kept, removed = some("untouched", 40, "v"), some("removed", 40, "v")
+    pair.fill(kept | removed)
+    pair.end("stop")
+    shutil.copytree(state, copy)
+
+    def is_marked():
+        """With a number of the second daemon: those of two processes are far apart."""
+        [mark] = at_site.keys("redisrepl:mark:*")
+        return int(at_site.get(mark).split()[3]) > 1 << 24
+
+    pair.start_again()
+    at_hub.delete(*removed)
+    pair.expect(kept)
+    numbers = itertools.count()
+    eventually(lambda: at_site.set("site1:number", next(numbers)) and is_marked(), 20, "the site is marked")
+    pair.end("stop")
+    shutil.rmtree(state)
+    shutil.copytree(copy, state)
+    at_site.delete("site1:number")
+    keys = list(removed)
+    write(at_site, {key: removed[key] for key in keys[:20]})
+    write(at_hub, {key: removed[key] for key in keys[20:]})
+    pair.start_again()
+    pair.daemon.wait_for_log("store.older")
+    pair.level()
+    at_hub.delete("site1:number")
+    pair.expect(kept | removed)

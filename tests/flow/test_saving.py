@@ -28,10 +28,11 @@ class Mark:
     def __init__(self):
         self.written, self.error = [], None
 
-    async def write(self, agreed):
+    async def write(self, agreed, durable):
         if self.error is not None:
             raise self.error
         self.written.append(agreed)
+        self.durable = durable
 
 
 class World:

@@ -246,6 +246,9 @@ class Listener:
     def __init__(self):
         self.told = []
 
+    async def about_to_follow(self):
+        self.told.append("about to follow")
+
     def attached(self, *, resumed, history):
         assert not resumed
         self.told.append("attached")
@@ -285,7 +288,8 @@ async def test_every_subscription_is_a_new_link_and_voids_what_was_expected():
     room, told = noticing(sides, news, [Subscribed("a history"), EventsLost("flags"), LinkLostError("away")])
     with pytest.raises(EnoughError):
         await room.run()
-    assert told == ["attached", "detached", "attached", "attached", "detached", "detached"]
+    link = ["about to follow", "attached"]
+    assert told == [*link, "detached", *link, "attached", "detached", "about to follow", "detached"]
     assert sides.waiting() == [Invalidated(b"ns:a", replaces=True)]  # in doubt
     assert not sides.expected.holds(KEY)
     assert KEY in sides.inbound.dirty

@@ -51,6 +51,10 @@ async def test_a_link_ends_with_whoever_takes_its_events(monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr("redisrepl.sources.stream.ReplicaLink", Link)
+
+    async def nothing():
+        pass
+
     retry = {"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0.001, "wait_jitter": 0.0}
     outbound = Outbound(ChangeDecoder(lambda _key: True, KINDS), ExpectedEvents(0))
     source = StreamSource(
@@ -60,7 +64,7 @@ async def test_a_link_ends_with_whoever_takes_its_events(monkeypatch):
         None,
         SimpleNamespace(),
         options=StreamOptions(1.0, 1.0, retry),
-        listener=SimpleNamespace(wake=fail, detached=lambda: None),
+        listener=SimpleNamespace(about_to_follow=nothing, wake=fail, detached=lambda: None),
     )
     with pytest.raises(ZeroDivisionError):
         await source.run()

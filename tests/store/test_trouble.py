@@ -174,6 +174,33 @@ async def test_what_ended_while_nothing_could_be_written(scene, monkeypatch):
     assert (await scene.store.lookup([b"b"]))[b"b"].intents == (4,)
 
 
+async def test_what_is_on_the_disk_is_known_by_its_number(scene, monkeypatch):
+    """By it, a later process tells that its files are an older copy."""
+    store = scene.store
+    store.agreed(strings((b"a", 1)))
+    assert store.durable == 0
+    scene.flush(1.0)
+    assert store.durable == store.number == 1
+    refuse(monkeypatch, scene)
+    store.agreed(strings((b"a", 2)))
+    scene.flush(1.0)
+    assert store.durable == 1
+    monkeypatch.undo()
+    scene.flush(5.0)
+    scene.flush(1.0)
+    assert store.durable == 2
+    await scene.reopen()
+    assert scene.store.durable == 2
+
+
+async def test_what_an_older_copy_of_the_files_tells_is_forgotten(scene):
+    scene.store.agreed(strings((b"a", 1)))
+    scene.store.forget(1000)
+    assert scene.store.behind
+    assert await scene.digests(b"a") == {}
+    assert scene.store.durable == 1000 < scene.store.next_number()
+
+
 async def test_the_next_write_is_not_tried_between_attempts(scene, monkeypatch):
     """Else an earlier fact would be lost, and a later one kept."""
     store = scene.store
