@@ -193,8 +193,7 @@ class Parts:
             linger=self.linger,
         )
         history = SiteHistory(self.read_client, address, self._site_reader, self._probes(writes=settings.rc))
-        mark = SiteMark(self.write_client, address, self._followed, name)
-        self._mark_before = SiteMark(self._unbound_client, address, self._followed, name)
+        self._mark = mark = SiteMark(self.write_client, address, self._followed, name)
         self.judging = Judging(
             self.core,
             known,
@@ -387,7 +386,7 @@ class Parts:
         """Compare the store with our mark at the site: an older copy of it must not decide anything."""
         if self._attached_at:
             return
-        durable = (await self._mark_before.read()).durable
+        durable = (await self._mark.read(self._unbound_client)).durable
         if durable > self.store.durable:
             _log.warning("store.older", file=str(self.store.file("journal")), then="everything is compared again")
             self.store.forget(durable)

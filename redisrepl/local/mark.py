@@ -127,15 +127,18 @@ class SiteMark:
         if self._permission.granted():
             _log.info("site.mark_allowed", key=self.key.decode("ascii", "backslashreplace"))
 
-    async def read(self) -> Marked:
+    async def read(self, client: redis.asyncio.Redis | None = None) -> Marked:
         """The last mark that the site has; without a number: none, or we may not read it.
+
+        Args:
+            client: reads it, while no server is followed yet; None: the one that writes, as usual.
 
         Raises:
             RedisreplError: the site cannot be asked.
         """
         with translated(self._address):
             try:
-                reply = await ask(self._client, b"GET", self.key)
+                reply = await ask(client or self._client, b"GET", self.key)
             except redis.exceptions.ResponseError as error:
                 if isinstance(error, redis.exceptions.NoPermissionError) or str(error).startswith("WRONGTYPE"):
                     return Marked()

@@ -91,3 +91,32 @@ def test_without_transactions_and_ping_at_the_site(daemons, hub, at_hub, how):
         at_site.set("site1:up", "v")
         eventually(lambda: at_hub.get("site1:up") == b"v")
         assert daemon.running
+
+
+@pytest.mark.parametrize("side", ["site", "hub"])
+def test_an_expiry_that_changed_meanwhile_crosses_without_pexpiretime(daemons, certificates, side):
+    """As with Redis before 7.0. What nobody has changed is not set anew."""
+    _, config = without("missing", "pexpiretime")
+    lacking = {"config": config}
+    with (
+        RedisServer(**lacking if side == "site" else {}) as site,
+        Hub(certificates, redis=lacking if side == "hub" else {}) as hub,
+    ):
+        at_site, at_hub = site.client(), hub.redis
+        daemon = daemons.live(site, hub, *SWIFT, *ALL_KINDS)
+        for key in ("site1:by the site", "site1:by the hub", "site1:untouched"):
+            at_site.set(key, "v", ex=1000)
+        all_replicated(at_site, at_hub)
+        daemon.wait_for_log("sweep.finished")
+        daemon.kill()
+        at_site.expire("site1:by the site", 5000)
+        at_hub.persist("site1:by the hub")
+        at_site.config_set("repl-backlog-size", "16kb")
+        at_site.set("outside", bytes(100_000))
+        mark = daemon.mark()
+        daemon.start()
+        daemon.wait_for_log("sweep.finished", after=mark)
+        eventually(lambda: at_hub.ttl("site1:by the site") > 4000, description="the site's expiry is at the hub")
+        eventually(lambda: at_site.ttl("site1:by the hub") == -1, description="the hub's is at the site")
+        all_replicated(at_site, at_hub)
+        assert not daemon.logged("conflict.resolved")

@@ -15,6 +15,7 @@ from redisrepl.changes import (
     HashSet,
     HashState,
     Invalidated,
+    ReckonedExpiry,
     StringSet,
     StringState,
     TimedValue,
@@ -319,6 +320,24 @@ def test_an_expiry_is_reconciled_by_itself(kind, ours, theirs, agreed, winner, e
     assert plan(site, hub, ancestor, winner=winner) == expected
     if kind == "hash":
         assert plan(site, hub, ancestor, winner=winner, kinds=KINDS - {"expire"}) == Plan(KEY)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "agreed", "expected"),
+    [
+        (1000, ReckonedExpiry(1020), 1000, Plan(KEY)),
+        (ReckonedExpiry(1020), 1000, 1000, Plan(KEY)),
+        (ReckonedExpiry(1020), ReckonedExpiry(980), 1000, Plan(KEY)),
+        (1000, ReckonedExpiry(1021), 1000, applying(ExpirySet(KEY, 1021))),
+        (5000, ReckonedExpiry(1020), 1000, Plan(KEY, push=ExpirySet(KEY, 5000), expected={})),
+        (5000, ReckonedExpiry(5020), 1000, Plan(KEY, expiry=5000)),
+        (1000, 1020, 1000, applying(ExpirySet(KEY, 1020))),
+    ],
+)
+@pytest.mark.parametrize("kind", ["string", "hash"])
+def test_an_expiry_that_was_reckoned_is_the_known_one_that_it_must_be(kind, ours, theirs, agreed, expected):
+    site, hub, ancestor = (string("a", at) if kind == "string" else hash_(at, f="1") for at in (ours, theirs, agreed))
+    assert plan(site, hub, ancestor) == expected
 
 
 @pytest.mark.parametrize(
