@@ -29,6 +29,7 @@ from redisrepl.changes import (
     StringState,
 )
 from redisrepl.engine.ancestor import NOTHING_AGREED, Agreed
+from redisrepl.engine.expiries import with_known_expiry
 from redisrepl.engine.plans import Alternatives, Expectation
 from redisrepl.wire.digests import digest_of, element_of, elements_of
 from redisrepl.wire.entries import LAST_ID, is_element_name
@@ -64,6 +65,7 @@ def condition_of_state(
         kinds: which of `changes.KINDS` are replicated.
     """
     known = ancestor or NOTHING_AGREED
+    state = with_known_expiry(state, known.expires_at_ms)
     unchanged = _is_as_agreed(key, state, known) and not known.intents and not known.element_intents
     whole = expected if isinstance(expected, tuple) else (known.digest, *known.intents)
     match state:

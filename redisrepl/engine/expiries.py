@@ -12,20 +12,21 @@ from dataclasses import replace
 
 from redisrepl.changes import HashState, ReckonedExpiry, SequenceState, State, StringState
 
-__all__ = ["by_the_clock_as_set", "with_known_expiries"]
+__all__ = ["by_the_clock_as_set", "with_known_expiries", "with_known_expiry"]
 
 
-def with_known_expiries(site: State, hub: State, agreed: int | None) -> tuple[State, State]:
-    """What both hold, where an expiry that was reckoned gives way to the exact one that it must be."""
-    site = _with_expiry(site, agreed)
-    return site, _with_expiry(_with_expiry(hub, agreed), _expiry_of(site))
-
-
-def _with_expiry(state: State, known: int | None) -> State:
+def with_known_expiry(state: State, known: int | None) -> State:
+    """What a side holds, with the known expiry if its own was reckoned and may be that."""
     reckoned = _expiry_of(state)
     if known is None or not isinstance(reckoned, ReckonedExpiry) or abs(reckoned - known) > ReckonedExpiry.WITHIN:
         return state
     return _expiring(state, known)
+
+
+def with_known_expiries(site: State, hub: State, agreed: int | None) -> tuple[State, State]:
+    """Likewise both sides: what is known is the agreed expiry, and for the hub also the site's."""
+    site = with_known_expiry(site, agreed)
+    return site, with_known_expiry(with_known_expiry(hub, agreed), _expiry_of(site))
 
 
 def by_the_clock_as_set(hub: State, agreed: int | None, off_by: Collection[int]) -> tuple[State, bool]:
@@ -41,5 +42,4 @@ def _expiry_of(state: State) -> int | None:
 
 
 def _expiring(state: State, at_ms: int) -> State:
-    assert isinstance(state, StringState | HashState | SequenceState)  # noqa: S101 - for mypy: it has an expiry
-    return replace(state, expires_at_ms=at_ms)
+    return replace(state, expires_at_ms=at_ms) if isinstance(state, StringState | HashState | SequenceState) else state

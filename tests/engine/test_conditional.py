@@ -14,6 +14,7 @@ from redisrepl.changes import (
     HashSet,
     HashState,
     Invalidated,
+    ReckonedExpiry,
     SequenceSet,
     SequenceState,
     StringSet,
@@ -58,6 +59,8 @@ def test_at_first_contact_no_value_is_digested(monkeypatch):
         # As it was agreed on: nothing is to be sent.
         (None, None, None, None),
         (A, A, None, None),
+        (string("a", ReckonedExpiry(1020)), string("a", 1000), None, None),
+        (hash_(ReckonedExpiry(980), f="1"), hash_(1000, f="1"), None, None),
         (HASH, HASH, None, None),
         # Changed, new, or removed: if the hub holds the ancestor.
         (B, A, None, Condition((SET_B,), (digest(A),))),
