@@ -1,9 +1,11 @@
 """An append-only file of checksummed records; when it has grown, a new one replaces it.
 
 In: records, in their order. Out: the same records, up to the first damaged or incomplete one. Left to others: their
-meaning (`store.reading`), when to replace the file (`store.store`).
+meaning (`store.reading`), when to replace the file, and when to try again to write what is kept (`store.store`).
 
-A place in the journal is a byte count that never decreases, not even when a new file begins: its header holds the place
+Records that cannot be written are kept in memory, as the end of the journal: reading goes on through them.
+
+A place in the file is a byte count that never decreases, not even when a new one begins: its header holds the place
 of its first record.
 """
 
@@ -76,7 +78,7 @@ def parse(data: bytes) -> Iterator[Record]:
 
 
 class Journal:
-    """The journal file, and the records behind it that could not be written. One thread appends; another does the rest.
+    """The journal file, and behind it the records that are kept. One thread appends; another reads, syncs and renews.
 
     Args:
         path: of the file, which is created if missing.
@@ -142,7 +144,7 @@ class Journal:
 
     @property
     def unwritten(self) -> int:
-        """Bytes of the records behind it, which are kept in memory."""
+        """Bytes of the records behind that, which are kept."""
         return len(self._tail[1])
 
     @property

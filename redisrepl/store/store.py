@@ -322,14 +322,14 @@ class Store:
     def _begin_job(self, now: float) -> None:
         idle = now - self._written_at >= _IDLE
         size = self._journal.size - 2 * self._folder.carried
-        behind = self._journal.end - self._seen > _BEHIND
-        if (self._folder.trouble or self._journal.unwritten) and now < self._retry_job_at and not behind:
+        much = self._journal.end - self._seen > _BEHIND
+        if (self._folder.trouble or self._journal.unwritten) and now < self._retry_job_at and not much:
             return
         if size > _RENEW or (idle and not self._idle and size > _RENEW_IDLE):
             step: Callable[[], object] = self._folder.renew
         elif self._folder.trouble or (idle and not self._idle):
             step = self._folder.fold
-        elif behind:
+        elif much:
             step = self._folder.catch_up
         elif self._dirty and now - self._synced_at >= _SYNC:
             step = _nothing
