@@ -88,7 +88,7 @@ def watch(directory: Path, *, period: float, out: TextIO, times: int | None = No
     Args:
         directory: theirs.
         period: seconds between two looks.
-        out: where the table goes; on a terminal it stays in its place.
+        out: where the table goes; on a terminal it stays in its place, elsewhere one follows the other.
         times: how often to look; None: for ever.
     """
     from rich.console import Console  # noqa: PLC0415 - only this needs it
@@ -97,11 +97,17 @@ def watch(directory: Path, *, period: float, out: TextIO, times: int | None = No
     before: dict[object, _Document] = {}
     daemons: list[_Document] = []
     console = Console(file=out)
-    live = Live(console=console, auto_refresh=False)
-    with contextlib.suppress(KeyboardInterrupt), writing(out), live:
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    with contextlib.suppress(KeyboardInterrupt), writing(out), live or contextlib.nullcontext():
         for look in itertools.count(1):
             daemons = documents(directory)
-            live.update(_table(directory, daemons, before), refresh=True)
+            table = _table(directory, daemons, before)
+            if live is not None:
+                live.update(table, refresh=True)
+            else:  # at once, and not by rich, which would end the process itself when nobody reads any more
+                with console.capture() as shown:
+                    console.print(table)
+                print(shown.get(), file=out, flush=True)
             before = {document["pid"]: document for document in daemons}
             if look == times:
                 break

@@ -131,7 +131,8 @@ class Ancestors:
         self._disk = disk
         self._journalled, self._remembers, self._intends = journalled, remembers, intends
         self.memory = disk.read()
-        self.number = self.memory.number + (1000 if disk.sign else 0)  # some were assigned and not written
+        self.durable = self.memory.number
+        self.number = self.durable + (1000 if disk.sign else 0)  # some were assigned and not written
         self.saved = self.memory.document
         self.open_batches = sorted(self.memory.open)
         self.open_applies = {key for changes in self.memory.applying.values() for key in changes} if intends else ()
@@ -186,7 +187,7 @@ class Ancestors:
             self._disk.sign = self._disk.sign or bool(self._buffer)
             return
         self._disk.written += self._buffer
-        self._buffer = []
+        self._buffer, self.durable = [], self.memory.number
 
     def flush(self) -> None:
         self._put()

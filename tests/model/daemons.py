@@ -402,12 +402,12 @@ class MarkDouble:
     def __init__(self, site: SiteDouble) -> None:
         self._double = site
 
-    async def write(self, agreed: int) -> None:
+    async def write(self, agreed: int, durable: int) -> None:
         await self._double._asked()
         server, daemon = self._double.server, self._double._daemon
         if server.run_id != daemon.followed:  # as connections refuse another server than the one that is followed
             raise LinkLostError("another server answers there")
-        server.mark = Marked(agreed, server.replid, server.offset)
+        server.mark = Marked(agreed, server.replid, server.offset, durable)
         server.written()
         await self._double._answered()
 
