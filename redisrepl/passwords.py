@@ -6,13 +6,16 @@ In: a path, and the flag that named it. Out: a password, read again for each log
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
+
+import structlog
 
 from redisrepl.errors import ConfigError
 from redisrepl.files import read_secret
 
 __all__ = ["Password", "PasswordFile", "password_file", "text_of"]
+
+_log = structlog.get_logger("redisrepl")
 
 
 class PasswordFile:
@@ -26,17 +29,27 @@ class PasswordFile:
         ConfigError: the file cannot be read, or is empty.
     """
 
-    __slots__ = ("_file", "_flag", "_last")
+    __slots__ = ("_failed", "_file", "_flag", "_last", "_once")
 
     def __init__(self, file: Path, flag: str) -> None:
         self._file = file
         self._flag = flag
+        self._once = file.is_fifo()  # it can be read once
         self._last = self._read(pipe=True)
+        self._failed = False  # whether the last look found none, which was logged
 
     def text(self) -> str:
         """The password; the last one while there is none, as when the file is being written, or was a pipe."""
-        with suppress(ConfigError):
+        if self._once:
+            return self._last
+        try:
             self._last = self._read()
+        except ConfigError as error:
+            if not self._failed:
+                _log.warning("password.unreadable", error=str(error), then="the last password is used")
+            self._failed = True
+        else:
+            self._failed = False
         return self._last
 
     def _read(self, *, pipe: bool = False) -> str:

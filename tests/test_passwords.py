@@ -4,6 +4,7 @@ import os
 import threading
 
 import pytest
+from structlog.testing import capture_logs
 
 from redisrepl.errors import ConfigError
 from redisrepl.local.address import parse_address
@@ -28,13 +29,17 @@ def test_a_new_password_is_used_from_then_on(file):
 @pytest.mark.parametrize("change", ["is empty", "is gone"])
 def test_the_last_password_is_used_while_there_is_none(file, change):
     password = PasswordFile(file, "--password-file")
-    if change == "is gone":
-        file.unlink()
-    else:
-        file.write_text("")
-    assert password.text() == "first"
-    file.write_text("second")
-    assert password.text() == "second"
+    for last, following in (("first", "second"), ("second", "third")):
+        if change == "is gone":
+            file.unlink()
+        else:
+            file.write_text("")
+        with capture_logs() as logs:
+            assert [password.text(), password.text()] == [last, last]
+        assert [line["event"] for line in logs] == ["password.unreadable"]  # once each time
+        assert str(file) in logs[0]["error"]
+        file.write_text(following)
+        assert password.text() == following
 
 
 def test_a_pipe_is_read_once(tmp_path):
@@ -44,7 +49,9 @@ def test_a_pipe_is_read_once(tmp_path):
     writer.start()
     password = PasswordFile(pipe, "--password-file")
     writer.join()
-    assert (password.text(), password.text()) == ("secret", "secret")
+    with capture_logs() as logs:
+        assert (password.text(), password.text()) == ("secret", "secret")
+    assert not logs
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ REMEDIES = {
     "store.set_aside": "Nothing: redisrepl compares everything again.",
     "sweep.removals_held": "Find out why. With the daemon stopped, `verify --repair --removals` removes them.",
     "sweep.scripts_refused": "Allow +eval +scan at the hub.",
+    "password.unreadable": "Let the daemon read the file: see `error`.",
     "tls.key_readable": "Let only its owner read the key: chmod 600.",
 }
 

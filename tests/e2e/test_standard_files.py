@@ -64,6 +64,10 @@ def test_what_was_found_out_is_in_the_exit_code_though_nobody_reads(command, at_
     assert bash(f"{command('check')} --raddr :1 | true")[0] == [69, 0]
 
 
+def test_a_live_table_that_nobody_reads_ends(command):
+    assert bash(f"{command('status')} --watch 0.1 | true")[0] == [69, 0]
+
+
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "2> >(true)"])
 def test_a_log_that_cannot_be_written_ends_nothing(command, at_site, at_hub, redirection):
     """Each lost link of the site is logged."""
