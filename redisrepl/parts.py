@@ -384,7 +384,7 @@ class Parts:
 
     async def about_to_follow(self) -> None:
         """Compare the store with our mark at the site: an older copy of it must not decide anything."""
-        if self._attached_at:
+        if self._attached_at or not self._settings.rc:  # without -rc there is no mark, and we need not be let read one
             return
         durable = (await self._mark.read(self._unbound_client)).durable
         if durable > self.store.durable:
