@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +23,7 @@ from testbed.processes import at_exit, end_group, forget_at_exit, is_running, sp
 from testbed.programs import daemon_python
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -125,6 +126,16 @@ class Daemon:
                     raise DaemonEndedError(f"ended ({self.wait()}) before it logged {event!r}:\n{self._tail()}")
                 if not self._news.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
                     raise AssertionError(f"no {event!r} {fields or ''} within {timeout:g} s; it said:\n{self._tail()}")
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """A check that fails meanwhile tells how this daemon is, and what it said last."""
+        try:
+            yield
+        except AssertionError as error:
+            state = json.dumps(self.state()) if self.running else "it has ended"
+            error.add_note(f"the daemon: {state}\nit said:\n{self._tail()}")
+            raise
 
     def mark(self) -> int:
         """The number of records so far, for `wait_for_log(after=...)`."""

@@ -109,9 +109,10 @@ def daemon(certificates, scene):
         assert daemon.stop() == 0
 
 
-def healed(scene, kind):
+def healed(daemon, scene, kind):
     site, hub, _ = scene
-    all_replicated(site.client(), hub.redis)
+    with daemon.explaining():
+        all_replicated(site.client(), hub.redis)
     eventually(lambda: hub.redis.get("site1:key") == kind.encode(), 20, "what was written meanwhile is there")
 
 
@@ -126,7 +127,7 @@ def test_a_hostile_hub(daemon, scene, certificates, kind):
         site.client().set("site1:key", kind)
         endured(daemon, peer, before)
         says_what_is_wrong(daemon, ("push.failed", "subscribe.failed", "fetch.failed"), mark, SAID.get(kind, ""))
-    healed(scene, kind)
+    healed(daemon, scene, kind)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ("no end of a string", *AGAIN) if kind in HUBS])
@@ -141,5 +142,5 @@ def test_what_a_hostile_hub_sends_again_and_again_does_not_add_up(daemon, scene,
         until = time.monotonic() + 30
         eventually(lambda: peer.asked >= 15 or time.monotonic() > until, 40, "the peer was asked often")
         assert peak(daemon) - before < MOST
-    healed(scene, kind)
+    healed(daemon, scene, kind)
     eventually(lambda: peak(daemon, "VmRSS") - before < NEAR, 20, "memory was given back")

@@ -201,9 +201,10 @@ def says_what_is_wrong(daemon, events, mark, words):
     eventually(said, 20, f"it is said that {words}")
 
 
-def healed(scene):
+def healed(daemon, scene):
     site, hub, _, _ = scene
-    all_replicated(site.client(), hub.redis)
+    with daemon.explaining():
+        all_replicated(site.client(), hub.redis)
 
 
 @pytest.mark.parametrize("kind", HUBS)
@@ -214,7 +215,7 @@ def test_a_hostile_hub(daemon, scene, certificates, kind):
         site.client().set("site1:key", kind)
         endured(daemon, peer, before)
         says_what_is_wrong(daemon, ("push.failed", "subscribe.failed", "fetch.failed"), mark, SAID.get(kind, ""))
-    healed(scene)
+    healed(daemon, scene)
     # It is in doubt whether it arrived; such keys wait for what is live, and until the hub was judged.
     eventually(lambda: hub.redis.get("site1:key") == kind.encode(), 20, "what was written meanwhile is there")
 
@@ -227,7 +228,7 @@ def test_what_a_hostile_hub_sends_again_and_again_does_not_add_up(daemon, scene,
         site.client().set("site1:key", kind)
         eventually(lambda: peer.asked >= 15, 30, "the peer was asked often")
         assert peak(daemon) - before < MOST
-    healed(scene)
+    healed(daemon, scene)
     eventually(lambda: peak(daemon, "VmRSS") - before < NEAR, 20, "memory was given back")
 
 
@@ -239,4 +240,4 @@ def test_a_hostile_site(daemon, scene, kind):
         endured(daemon, peer, before)
         if kind in SAID_OF_SITE:
             says_what_is_wrong(daemon, ("stream.failed",), mark, SAID_OF_SITE[kind])
-    healed(scene)
+    healed(daemon, scene)
