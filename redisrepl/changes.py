@@ -69,13 +69,17 @@ def expiry_ms(claimed: int) -> int:
 class ReckonedExpiry(int):
     """An expiry that a server does not tell, reckoned from its clock and the time that was left.
 
-    Redis has `PEXPIRETIME` since 7.0, and an ACL may deny it.
+    Redis has `PEXPIRETIME` since 7.0, and an ACL may deny it. Bounded as by `expiry_ms`.
     """
 
     __slots__ = ()
 
     #: Milliseconds by which it may be off.
     WITHIN = 20
+
+    def __new__(cls, claimed: int) -> Self:
+        """From what was reckoned, whatever that came to."""
+        return super().__new__(cls, expiry_ms(claimed))
 
 
 @dataclass_transform(frozen_default=True)

@@ -17,29 +17,26 @@ __all__ = ["by_the_clock_as_set", "with_known_expiries", "with_known_expiry"]
 
 def with_known_expiry(state: State, known: int | None) -> State:
     """What a side holds, with the known expiry if its own was reckoned and may be that."""
-    reckoned = _expiry_of(state)
-    if known is None or not isinstance(reckoned, ReckonedExpiry) or abs(reckoned - known) > ReckonedExpiry.WITHIN:
+    if known is None or not isinstance(state, StringState | HashState | SequenceState):
         return state
-    return _expiring(state, known)
+    reckoned = state.expires_at_ms
+    if not isinstance(reckoned, ReckonedExpiry) or abs(reckoned - known) > ReckonedExpiry.WITHIN:
+        return state
+    return replace(state, expires_at_ms=known)
 
 
 def with_known_expiries(site: State, hub: State, agreed: int | None) -> tuple[State, State]:
     """Likewise both sides: what is known is the agreed expiry, and for the hub also the site's."""
-    site = with_known_expiry(site, agreed)
-    return site, with_known_expiry(with_known_expiry(hub, agreed), _expiry_of(site))
+    site, hub = with_known_expiry(site, agreed), with_known_expiry(hub, agreed)
+    if isinstance(site, StringState | HashState | SequenceState):
+        hub = with_known_expiry(hub, site.expires_at_ms)
+    return site, hub
 
 
 def by_the_clock_as_set(hub: State, agreed: int | None, off_by: Collection[int]) -> tuple[State, bool]:
     """What the hub holds; if its expiry dates from before a clock was set, with the agreed one. And whether it does."""
-    expires_at_ms = _expiry_of(hub)
-    if agreed is None or expires_at_ms is None or expires_at_ms - agreed not in off_by:
+    if agreed is None or not isinstance(hub, StringState | HashState | SequenceState) or hub.expires_at_ms is None:
         return hub, False
-    return _expiring(hub, agreed), True
-
-
-def _expiry_of(state: State) -> int | None:
-    return state.expires_at_ms if isinstance(state, StringState | HashState | SequenceState) else None
-
-
-def _expiring(state: State, at_ms: int) -> State:
-    return replace(state, expires_at_ms=at_ms) if isinstance(state, StringState | HashState | SequenceState) else state
+    if hub.expires_at_ms - agreed not in off_by:
+        return hub, False
+    return replace(hub, expires_at_ms=agreed), True

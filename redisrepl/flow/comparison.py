@@ -123,7 +123,9 @@ class Comparison:
             return True
         if agreed.intents or agreed.element_intents or agreed.applied or agreed.element_applied:
             return True
-        return self._expiries and expiries_differ(look, Look(agreed.digest, agreed.expires_at_ms))
+        if not self._expiries or look.expires_at_ms == agreed.expires_at_ms:
+            return False
+        return expiries_differ(look, Look(agreed.digest, agreed.expires_at_ms))
 
     async def _differing_buckets(self, side: Holder, prefix: bytes) -> list[int] | None:
         """Buckets in which something is not as agreed; None: look at every key, sums do not tell."""

@@ -9,8 +9,8 @@ time are left after a while, since what they write is pushed and agreed on in an
 compared again if the daemon ends before. After a server went back, or where more was agreed on than is known, these are
 waited for too, because they may be older than they seem. If another comparison is due first (the hub may never send one
 of the values), it includes the sides of this one. A sweep that fails starts again; if nothing differs, that costs sums
-only. Keys that one side lacks are removed from the other only by the table of `engine.reconcile`,
-and not if they are more than `--max-removals`: then the sweep says so and waits for a person.
+only. Keys that one side lacks are removed from the other only by the table of `engine.reconcile`, and not if they are
+more than `--max-removals`: then the sweep says so and waits for a person.
 """
 
 from __future__ import annotations

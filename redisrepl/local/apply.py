@@ -392,7 +392,6 @@ def as_site_takes(command: Sequence[bytes], *, groups: bool = False) -> Sequence
     return [b"EVAL", PUT_STREAM_IN_GROUPS_SCRIPT if groups else PUT_STREAM_SCRIPT, b"1", *command[1:]]
 
 
-#: Puts several streams: of each the number of its words, and these. Returns what came of each, which may be an error.
 _PUT_STREAMS = b"""
 local replies, at = {}, 1
 for j = 1, #KEYS do
@@ -405,6 +404,11 @@ for j = 1, #KEYS do
 end
 return replies
 """
+#: Puts several streams, by whether it knows consumer groups: of each the number of its words, and these. Returns what
+#: came of each, which may be an error.
+_PUT_STREAMS_SCRIPT = {
+    groups: declared + STREAMS + _PUT_STREAMS for groups, declared in ((False, NO_GROUPS), (True, HAS_GROUPS))
+}
 
 
 def _together(commands: Sequence[Sequence[bytes]], *, groups: bool) -> list[tuple[Sequence[bytes], int]]:
@@ -416,11 +420,9 @@ def _together(commands: Sequence[Sequence[bytes]], *, groups: bool) -> list[tupl
     for are_streams, run in groupby(commands, lambda command: command[0] == b"STREAMSET"):
         those = list(run)
         if are_streams and len(those) > 1:
-            script = (HAS_GROUPS if groups else NO_GROUPS) + STREAMS + _PUT_STREAMS
+            count, keys = len(those), [key for _, key, *_ in those]
             words = [word for _, _, *put in those for word in (b"%d" % len(put), *put)]
-            taken.append(
-                ([b"EVAL", script, b"%d" % len(those), *(command[1] for command in those), *words], len(those))
-            )
+            taken.append(([b"EVAL", _PUT_STREAMS_SCRIPT[groups], b"%d" % count, *keys, *words], count))
         else:
             taken += ((as_site_takes(command, groups=groups), 1) for command in those)
     return taken

@@ -23,7 +23,6 @@ from redisrepl.changes import (
     SequenceState,
     State,
     StringState,
-    expiry_ms,
     value_size,
 )
 from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError, denies_key
@@ -357,7 +356,7 @@ class SiteReader:
         if isinstance(kind, Exception) or isinstance(left, Exception):
             raise PeerUnavailableError(f"the site's Redis {self._address} answered: {kind} {left}")
         left = as_integer(left, self._asked("PTTL"))
-        expires_at_ms = ReckonedExpiry(expiry_ms(now + left)) if left >= 0 else None
+        expires_at_ms = ReckonedExpiry(now + left) if left >= 0 else None
         type_ = as_bytes(kind, self._asked("TYPE")).decode("ascii", "backslashreplace")
         read = string if type_ == "string" else collections.get(type_)
         if isinstance(read, Exception) and not str(read).startswith("WRONGTYPE"):  # that is another key by now

@@ -210,5 +210,5 @@ class HubReader:
             left = await hub.integer(b"PTTL", key)
             if left < 0:
                 return None
-            return ReckonedExpiry(expiry_ms(await hub.clock() // 1000 + left))
+            return ReckonedExpiry(await hub.clock() // 1000 + left)
         return expiry_ms(at) if at >= 0 else None

@@ -143,8 +143,8 @@ class Store:
         """
         if not self._folder.forgot or self._journal.unwritten:
             return False
-        self.behind, self._folder.forgot = True, False
-        self._put_up_sign()
+        self._folder.forgot = False
+        self._fall_behind()
         return True
 
     def file(self, ending: str) -> Path:
@@ -218,8 +218,7 @@ class Store:
         self.durable, self._ahead = self.number, _AHEAD
         self._record(record(Kind.CLEARED))
         self._write()
-        self.behind = True
-        self._put_up_sign()
+        self._fall_behind()
 
     def save(self, document: Mapping[str, object]) -> None:
         """Save the state from which the next process continues. It is written after everything recorded before it.
@@ -272,6 +271,10 @@ class Store:
         with contextlib.suppress(OSError):  # a full disk most often has room for a name
             os.close(open_private(self._sign, os.O_WRONLY | os.O_CREAT))
             self._signed = True
+
+    def _fall_behind(self) -> None:
+        self.behind = True
+        self._put_up_sign()
 
     def caught_up(self) -> None:
         """Both sides were compared, so that what was agreed on is known again."""

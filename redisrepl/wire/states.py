@@ -35,9 +35,9 @@ __all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "check_token", "parse_fetch", 
 #: Returns first the server's time in microseconds (0: it does not tell) and the token, by which we know that this is
 #: the reply to our request; then for each key its type (`too large` instead of a larger value, `large` and the type
 #: instead of a larger collection), its expiry (Unix time in milliseconds, after `~` if it was reckoned; or empty), the
-#: number of strings that follow,
-#: and those: the value, or elements with their values; of a larger collection how many elements it has. Where it reads
-#: expiries of fields (`wire.fieldtimes`), the type of a hash is `hash+`, and each of its fields has three strings.
+#: number of strings that follow, and those: the value, or elements with their values; of a larger collection how many
+#: elements it has. Where it reads expiries of fields (`wire.fieldtimes`), the type of a hash is `hash+`, and each of
+#: its fields has three strings.
 #:
 #: `GET` without `TYPE` would be cheaper for strings, but each hash would then count as an error in the server's INFO.
 STATES_SCRIPT = (
@@ -161,9 +161,7 @@ def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
 
 def _expiry(text: bytes) -> int:
     """An expiry; after `~` one that was reckoned."""
-    if text.startswith(b"~"):
-        return ReckonedExpiry(expiry_ms(natural(text[1:])))
-    return expiry_ms(natural(text))
+    return ReckonedExpiry(natural(text[1:])) if text.startswith(b"~") else expiry_ms(natural(text))
 
 
 #: Digits: until the year 33658.
