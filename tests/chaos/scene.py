@@ -261,7 +261,7 @@ class Scene:
 
     @staticmethod
     def _forgot(daemon: Daemon, mark: int) -> bool:
-        """Whether it does not know all that was agreed on, so that the hub's value stands where both sides have one.
+        """Whether it does not know all that was agreed on, so that the hub wins where both sides have a value.
 
         It was killed before it could write that, or had too much of it to write.
         """

@@ -22,6 +22,9 @@ SWIFT = ("--retry-max", "0.2", "--connect-timeout", "2", "--timeout", "2", "--ca
 #: Everything crosses, removals and expiry times too.
 ALL_KINDS = ("--replicate", "set,hset,del,expire")
 
+#: What a daemon logs once it follows its site by this source.
+FOLLOWED = {"psync": "stream.attached", "notify": "notice.started"}
+
 _numbers = itertools.count(1)
 
 

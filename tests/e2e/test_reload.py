@@ -5,7 +5,15 @@ import signal
 import pytest
 
 from testbed import Certificates, Hub, RedisServer, eventually
-from tests.e2e.support import SWIFT, all_replicated, assert_equal_soon, certificate_flags, place_flags, wait_until_live
+from tests.e2e.support import (
+    FOLLOWED,
+    SWIFT,
+    all_replicated,
+    assert_equal_soon,
+    certificate_flags,
+    place_flags,
+    wait_until_live,
+)
 
 
 @pytest.fixture
@@ -120,7 +128,7 @@ def test_an_authority_of_the_site_that_was_taken_out_is_not_trusted_any_more(dae
         ours = ["--site-ca", own.ca, "--site-cert", own.client, "--site-key", own.client_key]
         flags = [*certificate_flags(certificates), *place, *ours, "--source", source, *SWIFT, "--ns", "site1:", "-rc"]
         daemon = daemons.raw(*flags)
-        at_site, started = site.client(), {"psync": "stream.attached", "notify": "notice.started"}[source]
+        at_site, started = site.client(), FOLLOWED[source]
         daemon.wait_for_log(started)
         daemon.wait_for_log("subscribe.started")
         both_ways(at_site, hub.redis, b"before")

@@ -11,7 +11,7 @@ import pytest
 
 from redisrepl.subcommands.status import watch
 from testbed import Daemon, FaultProxy, RedisServer, eventually
-from tests.e2e.support import SWIFT, all_replicated, pushed
+from tests.e2e.support import FOLLOWED, SWIFT, all_replicated, pushed
 
 OK, WRONG, UNAVAILABLE, STARTING = 0, 1, 69, 75
 
@@ -165,7 +165,7 @@ def test_a_table_of_all_daemons(daemons, site, hub, state):
 def test_something_is_wrong(daemons, site, hub, at_site, at_hub, state, status, source):
     with FaultProxy(hub.port) as wire:
         daemon = daemons.start(site, wire.port, *SWIFT, "--state-dir", state, "--source", source, rc=False)
-        daemon.wait_for_log({"psync": "stream.attached", "notify": "notice.started"}[source])
+        daemon.wait_for_log(FOLLOWED[source])
         at_site.set("site1:before", "v")
         eventually(lambda: at_hub.exists("site1:before") and json.loads(status("--json")[1])["waiting_keys"] == 0)
         assert status()[0] == OK

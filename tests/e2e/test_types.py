@@ -16,7 +16,7 @@ from testbed import Hub, RedisServer, eventually
 from tests.e2e.commands import ARGUMENTS, NOT_IN_SCRIPTS, Words, writes
 from tests.e2e.conftest import Daemons
 from tests.e2e.pairs import Pair, overrun
-from tests.e2e.support import PREFIX, SWIFT, all_replicated, settled
+from tests.e2e.support import FOLLOWED, PREFIX, SWIFT, all_replicated, settled
 
 ALL = ("--replicate", "all")
 FAR = 4_102_444_800_000
@@ -95,7 +95,7 @@ class Place:
         self.sites, self.hub, self.source = sites, hub, source
         self.running = [daemons.start(site, self.hub, *SWIFT, *ALL, "--source", source) for site in self.sites]
         for daemon in self.running:
-            daemon.wait_for_log("notice.started" if source == "notify" else "stream.attached")
+            daemon.wait_for_log(FOLLOWED[source])
             daemon.wait_for_log("subscribe.started")
             settled(daemon)
         self.clients = [*(site.client() for site in self.sites), self.hub.redis]
@@ -307,7 +307,7 @@ def test_a_stream_that_is_removed_and_made_anew_keeps_its_lower_last_id(place):
 def test_what_another_type_would_replace_is_removed_where_that_is_empty(daemons, site, hub, at_site, source):
     """Of what a command stores nothing is replicated here, but that it removes the key is."""
     daemon = daemons.start(site, hub, *SWIFT, "--replicate", "set,hset,del", "--source", source, rc=False)
-    daemon.wait_for_log("notice.started" if source == "notify" else "stream.attached")
+    daemon.wait_for_log(FOLLOWED[source])
     storing = [line for line in _REMOVE[b"string"] if b"STORE" in line]
     keys = {PREFIX + b"%d" % number: line for number, line in enumerate(storing)}
     kept = PREFIX + b"kept"

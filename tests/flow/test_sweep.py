@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 
 import pytest
 from structlog.testing import capture_logs
@@ -21,6 +20,7 @@ from redisrepl.namespaces import Namespaces
 from redisrepl.store import Facts
 from testbed import eventually_async
 from tests.holder import Holder
+from tests.store.stores import disk_full
 from tests.tasks import beside
 
 A, B = StringState(b"a"), StringState(b"b")
@@ -136,7 +136,7 @@ async def test_a_side_is_compared_with_what_could_not_be_written_too(sweeping, m
         world.agree()
         await world.store.fold()
         with monkeypatch.context() as disk:
-            disk.setattr(world.store._journal, "append", full)
+            disk.setattr(world.store._journal, "append", disk_full)
             world.agree([b"n:new"])
             del world.site.held[b"n:new"]
             world.owe("site", event=Event.WENT_BACK, proved=0)
@@ -145,10 +145,6 @@ async def test_a_side_is_compared_with_what_could_not_be_written_too(sweeping, m
         assert dict(world.suspects) == {b"n:new": True}
         assert world.settled() == ["site", "hub"]
         assert not world.hub.sums_read
-
-
-def full(_):
-    raise OSError(28, os.strerror(28))
 
 
 async def test_a_sweep_that_waits_is_not_woken_by_each_write(sweeping):

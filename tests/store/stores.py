@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from redisrepl.store import Facts, Pair, Store
@@ -16,6 +17,11 @@ def digest_of_hash(key, total):
 
 def bucket_of(key):
     return key[-1] if key else 0
+
+
+def disk_full(_):
+    """In place of a write."""
+    raise OSError(28, os.strerror(28))
 
 
 def new_store(directory, pair=PAIR, **options):

@@ -1,7 +1,6 @@
 """Any calls in any order end as a dict would, with the store closed, killed, full and begun anew between them."""
 
 import asyncio
-import os
 import tempfile
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.store.stores import Model, assert_like, facts, name, new_store
+from tests.store.stores import Model, assert_like, disk_full, facts, name, new_store
 
 KEYS = [b"", b"a", b"ab", b"ac", b"b", b"\xff", b"\xff\xff", b"x" * 300]
 keys = st.sampled_from(KEYS)
@@ -33,10 +32,6 @@ batches = st.lists(told, min_size=1, max_size=5)
 
 #: In memory where there is such a directory: nothing here is about the disk, and many files are forced to it.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
-def refuse(_):
-    raise OSError(28, os.strerror(28))
 
 
 class Calls(RuleBasedStateMachine):
@@ -104,7 +99,7 @@ class Calls(RuleBasedStateMachine):
     @precondition(lambda self: not self.full)
     @rule()
     def fills(self):
-        self.full, self.store._journal.append = True, refuse
+        self.full, self.store._journal.append = True, disk_full
 
     @precondition(lambda self: self.full)
     @rule()

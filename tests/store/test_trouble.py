@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from redisrepl.store import folding
 from redisrepl.store import store as module
 from testbed import SmallDisk
-from tests.store.stores import Model, assert_like, facts, name, new_store, strings
+from tests.store.stores import Model, assert_like, disk_full, facts, name, new_store, strings
 
 
 class Scene:
@@ -51,10 +51,7 @@ async def scene(tmp_path):
 
 
 def refuse(monkeypatch, scene):
-    def refuse(_):
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(scene.store._journal, "append", refuse)
+    monkeypatch.setattr(scene.store._journal, "append", disk_full)
 
 
 # The journal cannot be written.
