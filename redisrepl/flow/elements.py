@@ -347,8 +347,12 @@ class LargeCollections:
 
 
 def _shape(count: int) -> tuple[int, int]:
-    """Of a collection of so many elements: digests of all sections take about as many bytes as one section."""
-    sections = 1 << (count.bit_length() + 1) // 2
+    """Of a collection of so many elements: digests of all sections take about as many bytes as three of them.
+
+    So many are read for one write, for an element may be at the end of one section and in the next one, and a server
+    that enlarges its table changes the order of elements in a few others.
+    """
+    sections = 1 << (count.bit_length() + 3) // 2
     return sections, count // sections
 
 
