@@ -6,7 +6,6 @@ import os
 import random
 
 import pytest
-import redis
 
 from testbed import Hub, RedisServer, eventually
 from tests.e2e.conftest import Daemons
@@ -16,6 +15,17 @@ from tests.e2e.support import PREFIX, SWIFT, all_replicated, settled
 GROUPS = ("--replicate", "all,streams-groups")
 FIELDS = {"f": "v"}
 
+#: All in one turn of the server: a group may go between two commands.
+_GROUPS = """
+local told = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if told.err then return false end
+local groups = {}
+for n, group in ipairs(told) do -- name, NAME, consumers, COUNT, pending, COUNT, last-delivered-id, ID
+    groups[n] = {group[2], group[8], redis.call('XPENDING', KEYS[1], group[2], '-', '+', 10000)}
+end
+return {groups, redis.call('XRANGE', KEYS[1], '-', '+')}
+"""
+
 
 def key(name):
     return PREFIX + name.encode()
@@ -23,17 +33,14 @@ def key(name):
 
 def groups(client, name):
     """Of each group its last id, and of each pending entry that is there: who has it, and how often it was given."""
-    try:
-        told = client.xinfo_groups(name)
-    except redis.ResponseError:
+    if (told := client.eval(_GROUPS, 1, name)) is None:
         return None
-    there = {id_ for id_, _ in client.xrange(name)}
-    found = {}
-    for group in told:
-        rows = client.xpending_range(name, group["name"], "-", "+", 10_000) if group["pending"] else []
-        pending = {r["message_id"]: (r["consumer"], r["times_delivered"]) for r in rows if r["message_id"] in there}
-        found[group["name"]] = group["last-delivered-id"], pending
-    return found
+    groups, entries = told
+    there = {id_ for id_, _ in entries}
+    return {
+        group: (last, {id_: (consumer, times) for id_, consumer, _, times in pending if id_ in there})
+        for group, last, pending in groups
+    }
 
 
 def equal_groups(clients, *names, timeout=20):
