@@ -33,6 +33,7 @@ __all__ = [
     "StringState",
     "TimedValue",
     "carries_groups",
+    "expiries_differ",
     "expiry_ms",
     "is_replicated",
     "times_fields",
@@ -80,6 +81,15 @@ class ReckonedExpiry(int):
     def __new__(cls, claimed: int) -> Self:
         """From what was reckoned, whatever that came to."""
         return super().__new__(cls, expiry_ms(claimed))
+
+
+def expiries_differ(one: int | None, other: int | None, tolerance_ms: int = 0) -> bool:
+    """Whether two expiries differ by more than this, and by more than those may be off that were reckoned."""
+    if one is None or other is None:
+        return one is not other
+    if isinstance(one, ReckonedExpiry) or isinstance(other, ReckonedExpiry):
+        tolerance_ms = max(tolerance_ms, ReckonedExpiry.WITHIN)
+    return abs(one - other) > tolerance_ms
 
 
 @dataclass_transform(frozen_default=True)

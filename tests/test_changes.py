@@ -16,10 +16,12 @@ from redisrepl.changes import (
     HashState,
     Invalidated,
     Position,
+    ReckonedExpiry,
     SequenceSet,
     SequenceState,
     StringSet,
     StringState,
+    expiries_differ,
     is_replicated,
     types_of,
 )
@@ -93,3 +95,23 @@ def test_equal_values_are_equal():
 
 def test_a_position_reads_as_redis_writes_it():
     assert str(Position("abc", 15)) == "abc:15"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "tolerance_ms", "differ"),
+    [
+        (5, 5, 0, False),
+        (5, 6, 0, True),
+        (5, 6, 1, False),
+        (5, None, 9, True),
+        (None, None, 0, False),
+        (1000, ReckonedExpiry(1020), 0, False),
+        (1000, ReckonedExpiry(1021), 0, True),
+        (1000, ReckonedExpiry(1021), 21, False),
+        (ReckonedExpiry(1020), ReckonedExpiry(1000), 5, False),
+        (None, ReckonedExpiry(1), 0, True),
+    ],
+)
+def test_whether_expiries_differ(one, other, tolerance_ms, differ):
+    assert expiries_differ(one, other, tolerance_ms) is differ
+    assert expiries_differ(other, one, tolerance_ms) is differ

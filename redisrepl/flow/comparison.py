@@ -15,8 +15,9 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
+from redisrepl.changes import expiries_differ
 from redisrepl.engine.ancestor import Agreed
-from redisrepl.wire.digests import BUCKETS, UNREADABLE, Look, Page, Summed, add_sums, expiries_differ
+from redisrepl.wire.digests import BUCKETS, UNREADABLE, Look, Page, Summed, add_sums
 from redisrepl.wire.scan import Scan
 
 __all__ = ["Comparison", "Holder", "Remembered"]
@@ -123,9 +124,7 @@ class Comparison:
             return True
         if agreed.intents or agreed.element_intents or agreed.applied or agreed.element_applied:
             return True
-        if not self._expiries or look.expires_at_ms == agreed.expires_at_ms:
-            return False
-        return expiries_differ(look, Look(agreed.digest, agreed.expires_at_ms))
+        return self._expiries and expiries_differ(look.expires_at_ms, agreed.expires_at_ms)
 
     async def _differing_buckets(self, side: Holder, prefix: bytes) -> list[int] | None:
         """Buckets in which something is not as agreed; None: look at every key, sums do not tell."""

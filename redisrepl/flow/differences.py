@@ -18,6 +18,7 @@ from redisrepl.changes import (
     State,
     StringSet,
     StringState,
+    expiries_differ,
 )
 from redisrepl.engine.plans import replacing
 
@@ -40,9 +41,8 @@ def news_of(changes: Sequence[Change], state: State) -> list[Change]:
     news: list[Change] = []
     for change in changes:
         match change, state:
-            case StringSet(_, value, expires_at_ms), StringState():
-                if (value, expires_at_ms) == (state.value, state.expires_at_ms):
-                    continue
+            case StringSet(), StringState() if _is_same(change, state):
+                continue
             case HashSet(_, fields), HashState(held) if change.type == state.type:
                 if all(held.get(name) == value for name, value in fields.items()):
                     continue
@@ -62,7 +62,7 @@ def difference(key: bytes, hub: State, site: State, kinds: frozenset[str]) -> li
         kinds: which of `changes.KINDS` are replicated.
     """
     if isinstance(hub, StringState) and "set" in kinds:  # what most keys are
-        return [] if hub == site else [StringSet(key, hub.value, hub.expires_at_ms)]
+        return [] if _is_same(hub, site) else [StringSet(key, hub.value, hub.expires_at_ms)]
     match hub, site:
         case (HashState(), HashState()) if hub.type == site.type and KIND_OF_TYPE[hub.type] in kinds:
             return [*_field_differences(key, hub, site), *_expiry_difference(key, hub, site, kinds)]
@@ -74,6 +74,12 @@ def difference(key: bytes, hub: State, site: State, kinds: frozenset[str]) -> li
             return []
 
 
+def _is_same(one: StringSet | StringState, other: State) -> bool:
+    if not isinstance(other, StringState) or one.value != other.value:
+        return False
+    return not expiries_differ(one.expires_at_ms, other.expires_at_ms)
+
+
 def _field_differences(key: bytes, hub: HashState, site: HashState) -> list[Change]:
     site_fields = site.fields
     differing: dict[bytes, bytes | None] = {f: v for f, v in hub.fields.items() if site_fields.get(f) != v}
@@ -83,6 +89,6 @@ def _field_differences(key: bytes, hub: HashState, site: HashState) -> list[Chan
 def _expiry_difference(
     key: bytes, hub: HashState | SequenceState, site: HashState | SequenceState, kinds: frozenset[str]
 ) -> list[Change]:
-    if "expire" not in kinds or hub.expires_at_ms == site.expires_at_ms:
+    if "expire" not in kinds or not expiries_differ(hub.expires_at_ms, site.expires_at_ms):
         return []
     return [ExpirySet(key, hub.expires_at_ms)]

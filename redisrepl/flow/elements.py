@@ -24,7 +24,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 from zlib import crc32
 
-from redisrepl.changes import Change, HashSet, HashState, LargeState, State, value_size
+from redisrepl.changes import Change, HashSet, HashState, LargeState, State, expiries_differ, value_size
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import SIDES, Side
 from redisrepl.engine.core import Core
@@ -215,7 +215,7 @@ class LargeCollections:
             (look,) = await self._sides[side].looks((key,))
             if look.digest != known.digest:
                 return False
-            if "expire" in self._core.policy.kinds and (look.inexact or look.expires_at_ms != known.expires_at_ms):
+            if "expire" in self._core.policy.kinds and expiries_differ(look.expires_at_ms, known.expires_at_ms):
                 return False
         return True
 

@@ -23,6 +23,7 @@ from redisrepl.changes import (
     SequenceState,
     State,
     StringState,
+    expiry_ms,
     value_size,
 )
 from redisrepl.errors import PeerUnavailableError, ProtocolError, RefusedError, denies_key
@@ -263,44 +264,51 @@ class SiteReader:
 
     def part_request(self, key: bytes, kind: str, names: Sequence[bytes]) -> list[list[bytes]]:
         """What asks for `part`, for who has more to ask in one go."""
+        about = [[b"TYPE", key], [b"PEXPIRETIME", key], [b"PTTL", key], [b"TIME"]]
         if kind == "stream":
-            return [[b"TYPE", key], [b"PEXPIRETIME", key], [b"XINFO", b"STREAM", key], *_ranges(key, names)]
+            return [*about, [b"XINFO", b"STREAM", key], *_ranges(key, names)]
         values = [[COLLECTIONS[kind].read_some, key, *names]] if names else []
         times = [question_of_times(key, names)] if names and kind == "hash" and self._times.on else []
-        return [[b"TYPE", key], [b"PEXPIRETIME", key], *values, *times]
+        return [*about, *values, *times]
 
     def part(self, kind: str, names: Sequence[bytes], replies: Sequence[object]) -> HashState | None:
-        """These elements of a collection, from the replies to that; None: it is none of this type, or that is not told.
-
-        Redis before 7.0 does not tell when a key expires but by its clock.
-        """
-        type_, at, *values = replies
+        """These elements of a collection, from the replies to that; None: it is of another type, or not told."""
+        type_, at, left, clock, *values = replies
+        if type_ != kind.encode() or not (isinstance(at, int) or isinstance(left, int)):
+            return None
+        expires_at_ms = self._expiry(at, left, clock)
         if kind == "stream":
-            return self._part_of_stream(names, replies) if type_ == b"stream" and isinstance(at, int) else None
+            return self._part_of_stream(names, values, expires_at_ms)
         found = values[0] if values else []
-        if type_ != kind.encode() or not isinstance(at, int) or not isinstance(found, list) or len(found) != len(names):
+        if not isinstance(found, list) or len(found) != len(names):
             return None
         held = self._values(kind, found)
         timed = zip(names, times_of(held, values[1]) if len(values) > 1 else held, strict=True)
-        return HashState({name: value for name, value in timed if value is not None}, at if at >= 0 else None, kind)
+        return HashState({name: value for name, value in timed if value is not None}, expires_at_ms, kind)
+
+    def _expiry(self, at: object, left: object, clock: object) -> int | None:
+        """From the replies to PEXPIRETIME, which Redis has since 7.0 and an ACL may deny, to PTTL and to TIME."""
+        if isinstance(at, int):
+            return expiry_ms(at) if at >= 0 else None
+        left = as_integer(left, self._asked("PTTL"))
+        return ReckonedExpiry(self._now_ms(clock) + left) if left >= 0 else None
 
     def end_of(self, replies: Sequence[object]) -> tuple[bytes, int] | None:
         """The last id of a stream and how many entries it has, from the replies to `part_request`; None: it is none."""
         if replies[0] != b"stream":
             return None
-        about = replies[2]
+        about = replies[4]
         length = dict(zip(about[::2], about[1::2], strict=False)).get(b"length") if isinstance(about, list) else None
         return stream_facts(about, self._asked("XINFO STREAM"))[0], length if isinstance(length, int) else 0
 
-    def _part_of_stream(self, names: Sequence[bytes], replies: Sequence[object]) -> HashState:
-        _, at, about, *ranges = replies
+    def _part_of_stream(self, names: Sequence[bytes], replies: Sequence[object], expiry: int | None) -> HashState:
+        about, *ranges = replies
         found: dict[bytes, bytes] = {LAST_ID: stream_facts(about, self._asked("XINFO STREAM"))[0]}
         for reply in ranges:
             if not isinstance(reply, list):
                 raise wrong(self._asked("XRANGE"), "entries", reply)
             found |= entries_in(reply)
-        expires_at_ms = at if isinstance(at, int) and at >= 0 else None
-        return HashState({name: found[name] for name in names if name in found}, expires_at_ms, "stream")
+        return HashState({name: found[name] for name in names if name in found}, expiry, "stream")
 
     def _values(self, kind: str, reply: list[object]) -> list[bytes | None]:
         """What the command that reads some elements said of each; None: it is not there."""

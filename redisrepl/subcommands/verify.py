@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from redisrepl.changes import GROUPS, types_of
+from redisrepl.changes import GROUPS, expiries_differ, types_of
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core, CoreOptions
@@ -54,7 +54,7 @@ from redisrepl.store.conflicts import Conflicts
 from redisrepl.subcommands.jsonlines import encode_bytes
 from redisrepl.tls.certificates import hub_files
 from redisrepl.tls.contexts import client_context
-from redisrepl.wire.digests import UNREADABLE, Look, expiries_differ
+from redisrepl.wire.digests import UNREADABLE, Look
 from redisrepl.wire.fieldtimes import probes
 from redisrepl.wire.replies import CLOCK_TOLERANCE
 from redisrepl.wire.scan import Scan
@@ -260,7 +260,7 @@ async def _differences(settings: Settings, sides: _Sides, namespaces: Namespaces
 def _differ(one: Look, other: Look, tolerance_ms: int) -> bool:
     if UNREADABLE in (one.digest, other.digest):
         return one.digest != other.digest
-    return one.digest != other.digest or expiries_differ(one, other, tolerance_ms)
+    return one.digest != other.digest or expiries_differ(one.expires_at_ms, other.expires_at_ms, tolerance_ms)
 
 
 async def _check_removals(settings: Settings, store: Store, found: Sequence[_Difference]) -> None:

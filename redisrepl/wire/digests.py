@@ -10,8 +10,7 @@ which may call different names equal. SHA-1, because Redis' Lua has nothing fast
 the same way, but their elements' digests are salted (`wire.collections`), so that no two types have the same digest.
 
 The digest does not cover the expiry: expiries are compared only where they are replicated. Before Redis 7.0, and where
-`PEXPIRETIME` is not allowed, a server tells only the time that is left, so `Look.inexact` says that an expiry may be
-off by some milliseconds.
+`PEXPIRETIME` is not allowed, a server tells only the time that is left, and the expiry is a `ReckonedExpiry`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from hashlib import sha1
 from typing import NamedTuple
 
-from redisrepl.changes import HashState, ReckonedExpiry, SequenceState, State, StringState, TimedValue, expiry_ms
+from redisrepl.changes import HashState, SequenceState, State, StringState, TimedValue
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
 from redisrepl.wire.entries import plain_id
 from redisrepl.wire.fieldtimes import marked
 from redisrepl.wire.lua import BUCKET_OF, DIGEST_OF, EXPIRY_OF
+from redisrepl.wire.replies import expiry
 
 __all__ = [
     "BUCKETS",
@@ -44,7 +44,6 @@ __all__ = [
     "digest_of",
     "element_of",
     "elements_of",
-    "expiries_differ",
     "hash_digest",
     "held_at",
     "look_at",
@@ -88,13 +87,11 @@ class Look(NamedTuple):
     Attributes:
         digest: of its value; None: there is no such key; `UNREADABLE`: its value cannot be replicated.
         expires_at_ms: Unix time in milliseconds; None: it does not expire.
-        inexact: the expiry may be off by some milliseconds.
         type: of a collection that is too large for one run of a script: its digest is to be found by `wire.totals`.
     """
 
     digest: int | None
     expires_at_ms: int | None = None
-    inexact: bool = False
     type: str = ""
 
 
@@ -208,21 +205,25 @@ def add_sums(sums: list[int], looks: Mapping[bytes, Look]) -> None:
             sums[bucket] = (sums[bucket] + look.digest) % _MODULUS
 
 
-def expiries_differ(site: Look, hub: Look, tolerance_ms: int = 0) -> bool:
-    """Whether two looks at equal values have expiries that differ by more than this."""
-    if site.expires_at_ms is None or hub.expires_at_ms is None:
-        return site.expires_at_ms is not hub.expires_at_ms
-    inexact = ReckonedExpiry.WITHIN if site.inexact or hub.inexact else 0
-    return abs(site.expires_at_ms - hub.expires_at_ms) > max(inexact, tolerance_ms)
-
-
 # Computed at a server.
+
+#: Lua: what is told of a key, and its expiry, if the first argument says so.
+_WITH_EXPIRY = (
+    EXPIRY_OF
+    + b"""\
+local function with_expiry(told, key, kind)
+  if sub(ARGV[1], 1, 1) ~= '1' or not carried(kind) then return told end
+  local expiry = expiry_of(key)
+  return expiry == '' and told or told .. ' ' .. expiry
+end
+"""
+)
 
 #: Looks at keys, at least one, until the work is done (in digested bytes; a field or a key counts as 400). ARGV: `1` or
 #: `0`, whether to return expiries, followed by the replicated types (`extra_types`); the work; keys.
 LOOK_SCRIPT = (
     DIGEST_OF
-    + EXPIRY_OF
+    + _WITH_EXPIRY
     + b"""\
 left = tonumber(ARGV[2])
 local out = {}
@@ -232,8 +233,7 @@ for i = 3, #ARGV do
   local kind, failed = kind_of(ARGV[i])
   if failed then return failed end
   local told = is_large(ARGV[i], kind) and '#' .. kind or digest_of(ARGV[i], kind)
-  if sub(ARGV[1], 1, 1) == '1' and carried(kind) then told = told .. expiry_of(ARGV[i]) end
-  out[#out + 1] = told
+  out[#out + 1] = with_expiry(told, ARGV[i], kind)
 end
 return out
 """
@@ -244,7 +244,7 @@ return out
 #: would have been too much work.
 PAGE_SCRIPT = (
     DIGEST_OF
-    + EXPIRY_OF
+    + _WITH_EXPIRY
     + BUCKET_OF
     + b"""\
 local reply = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', ARGV[4])
@@ -258,8 +258,7 @@ for _, key in ipairs(reply[2]) do
     local kind, failed = kind_of(key)
     if failed then return failed end
     if left > 0 and not is_large(key, kind) then
-      told = digest_of(key, kind)
-      if sub(ARGV[1], 1, 1) == '1' and carried(kind) then told = told .. expiry_of(key) end
+      told = with_expiry(digest_of(key, kind), key, kind)
     end
     out[#out + 1] = key
     out[#out + 1] = told
@@ -361,7 +360,7 @@ def parse_sums(items: Sequence[bytes], sums: list[int]) -> Summed:
 
 
 def _parse_look(text: bytes) -> Look:
-    digest, _, expiry = text.partition(b" ")
+    digest, _, expires = text.partition(b" ")
     if not digest:
         return Look(None)
     if digest == b"?":
@@ -373,9 +372,10 @@ def _parse_look(text: bytes) -> Look:
         large = digest[1:].decode("ascii", "backslashreplace")
     else:
         raise ProtocolError("a server's reply to a step of a comparison holds no digest")
-    return Look(
-        known, expiry_ms(_number(expiry.removeprefix(b"~"))) if expiry else None, expiry.startswith(b"~"), large
-    )
+    try:
+        return Look(known, expiry(expires), large)
+    except ValueError:
+        raise ProtocolError("a server's reply to a step of a comparison holds no expiry where one belongs") from None
 
 
 def _number(text: bytes, longest: int = _LONGEST_NUMBER) -> int:

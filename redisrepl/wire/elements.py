@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from redisrepl.changes import expiry_ms
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import elements_in
 from redisrepl.wire.fieldtimes import NO_TIMES, TIMED, timed_fields
 from redisrepl.wire.lua import HEAD_OF
-from redisrepl.wire.replies import natural
+from redisrepl.wire.replies import expiry, natural
 from redisrepl.wire.states import check_token, read_at
 
 __all__ = ["ELEMENTS_SCRIPT", "MOST_NAMES", "MOST_SECTIONS", "Elements", "Question", "Section", "parse_elements"]
@@ -190,7 +189,7 @@ def parse_elements(items: Sequence[bytes], token: bytes, question: Question) -> 
     try:
         timed = items[1] == TIMED
         type_ = "hash" if timed else items[1].decode("ascii")
-        expires_at_ms = expiry_ms(_natural(items[2])) if items[2] else None
+        expires_at_ms = expiry(items[2])
         if type_ != question.kind:
             return Elements(time, type_, expires_at_ms)
         count, following = _natural(items[3]), _natural(items[4])

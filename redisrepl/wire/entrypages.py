@@ -13,11 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from redisrepl.changes import expiry_ms
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.entries import NO_GROUPS, STREAMS, entry_name, last_id_of, stream_elements
 from redisrepl.wire.lua import HEAD_OF
-from redisrepl.wire.replies import natural
+from redisrepl.wire.replies import expiry, natural
 from redisrepl.wire.states import check_token, read_at
 
 __all__ = ["BEGINNING", "ENTRIES_SCRIPT", "EntryPage", "StreamFacts", "behind", "parse_entries", "words_of"]
@@ -145,7 +144,7 @@ def parse_entries(items: Sequence[bytes], token: bytes, begin: bytes) -> EntryPa
     time = read_at(items)
     try:
         type_ = items[1].decode("ascii")
-        expires_at_ms = expiry_ms(natural(items[2])) if items[2] else None
+        expires_at_ms = expiry(items[2])
         if type_ != "stream":
             return EntryPage(time, type_, expires_at_ms)
         added = natural(items[4]) if items[4] else None

@@ -152,33 +152,31 @@ end
 """
 )
 
-#: Lua: a key's expiry in the form that follows its digest; `~` means inexact.
+#: Lua: a key's expiry, in the form that `replies.expiry` parses.
 EXPIRY_OF = b"""\
 local function expiry_of(key)
   local at = redis.pcall('PEXPIRETIME', key)
-  if type(at) ~= 'table' then return at >= 0 and ' ' .. format('%.0f', at) or '' end
+  if type(at) ~= 'table' then return at >= 0 and string.format('%.0f', at) or '' end
   local ttl = redis.call('PTTL', key)
   if ttl < 0 then return '' end
   local t = redis.call('TIME')
-  return ' ~' .. format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ttl)
+  return string.format('~%.0f', t[1] * 1000 + math.floor(t[2] / 1000) + ttl)
 end
 """
 
-#: Lua: how an answer about one key begins: the server's time in microseconds and a token, the key's type and expiry
-#: (Unix time in milliseconds, or empty). An error is the second result.
-HEAD_OF = b"""\
+#: Lua: how an answer about one key begins: the server's time in microseconds and a token, the key's type and expiry.
+#: An error is the second result.
+HEAD_OF = (
+    EXPIRY_OF
+    + b"""\
 local function head_of(key, token)
   local held = redis.pcall('TYPE', key)
   if held.err then return nil, held end
-  local t, at = redis.call('TIME'), redis.pcall('PEXPIRETIME', key)
-  if type(at) == 'table' then
-    local ttl = redis.call('PTTL', key)
-    at = ttl < 0 and ttl or t[1] * 1000 + math.floor(t[2] / 1000) + ttl
-  end
-  local time = string.format('%.0f ', t[1] * 1000000 + t[2])
-  return {time .. token, held.ok, at >= 0 and string.format('%.0f', at) or ''}
+  local t = redis.call('TIME')
+  return {string.format('%.0f %s', t[1] * 1000000 + t[2], token), held.ok, expiry_of(key)}
 end
 """
+)
 
 #: Lua: the bucket of a key (`wire.digests.bucket_of`).
 BUCKET_OF = b"""\

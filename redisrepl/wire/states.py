@@ -12,18 +12,16 @@ from redisrepl.changes import (
     DENIED,
     HashState,
     LargeState,
-    ReckonedExpiry,
     SequenceState,
     State,
     StringState,
-    expiry_ms,
 )
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, elements_in
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.fieldtimes import TIMED, timed_fields
-from redisrepl.wire.lua import ELEMENTS_OF, KIND_OF
-from redisrepl.wire.replies import natural
+from redisrepl.wire.lua import ELEMENTS_OF, EXPIRY_OF, KIND_OF
+from redisrepl.wire.replies import expiry, natural
 
 __all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "check_token", "parse_fetch", "parse_states", "read_at"]
 
@@ -44,6 +42,7 @@ STATES_SCRIPT = (
     KIND_OF
     + STREAMS
     + ELEMENTS_OF
+    + EXPIRY_OF
     + b"""\
 local call, try, format = redis.call, redis.pcall, string.format
 local budget, most, large, others = string.match(ARGV[1], '^(%d+) ?(%d*):?(%d*)(.*)$')
@@ -53,18 +52,8 @@ local length = large and {hash = 'HLEN', set = 'SCARD', zset = 'ZCARD'} or {}
 carry_more(others)
 if large and not has_groups then length.stream = 'XLEN' end
 local t = try('TIME')
-if t.err then t = {0, 0, failed = t} end
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
+if t.err then t = {0, 0} end
 out[1] = format('%.0f %s', t[1] * 1000000 + t[2], ARGV[2])
-local function expires(key)
-  local at = try('PEXPIRETIME', key)
-  if type(at) == 'table' then
-    local ttl = call('PTTL', key)
-    if ttl >= 0 and t.failed then error(t.failed.err) end
-    return ttl < 0 and '' or format('~%.0f', now + ttl)
-  end
-  return at < 0 and '' or format('%.0f', at)
-end
 for i = 3, #ARGV do
   if left <= 0 then break end
   local key = ARGV[i]
@@ -85,7 +74,7 @@ for i = 3, #ARGV do
   for j = 1, #values do size = size + #values[j] end
   if size > most then kind, value, values, left = 'too large', nil, {}, left - size end
   out[n + 1] = kind
-  out[n + 2] = (kind == 'none' or kind == 'denied') and '' or expires(key)
+  out[n + 2] = (kind == 'none' or kind == 'denied') and '' or expiry_of(key)
   if value then
     out[n + 3] = '1'
     out[n + 4] = value
@@ -131,7 +120,7 @@ def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
         while index < end:  # a negative count would let it loop for ever
             kind, expires, count = items[index], items[index + 1], natural(items[index + 2])
             index += 3
-            expires_at_ms = _expiry(expires) if expires else None
+            expires_at_ms = expiry(expires)
             if kind == b"string":
                 states.append(StringState(items[index], expires_at_ms))
             elif kind == b"hash":
@@ -157,11 +146,6 @@ def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
     if index != end:
         raise ProtocolError("the reply to a reading script ends early")
     return states
-
-
-def _expiry(text: bytes) -> int:
-    """An expiry; after `~` one that was reckoned."""
-    return ReckonedExpiry(natural(text[1:])) if text.startswith(b"~") else expiry_ms(natural(text))
 
 
 #: Digits: until the year 33658.

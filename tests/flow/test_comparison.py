@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisrepl.changes import HashState, StringState
+from redisrepl.changes import HashState, ReckonedExpiry, StringState
 from redisrepl.engine.ancestor import note_state
 from redisrepl.flow.comparison import Comparison
 from redisrepl.store import Facts, Pair, Store
@@ -99,14 +99,7 @@ async def test_expiries_are_compared_where_they_are_replicated(store, expiries):
 @pytest.mark.parametrize(("expires_at_ms", "differs"), [(1020, False), (980, False), (1021, True), (None, True)])
 async def test_an_expiry_that_is_not_known_exactly_may_be_off_by_some_milliseconds(store, expires_at_ms, differs):
     agree(store, {b"ns:1": StringState(b"a", 1000)})
-    side = Holder({b"ns:1": StringState(b"a", expires_at_ms)})
-    page = side.page
-
-    async def inexact(*about):
-        found = await page(*about)
-        return found._replace(looks={key: look._replace(inexact=True) for key, look in found.looks.items()})
-
-    side.page = inexact
+    side = Holder({b"ns:1": StringState(b"a", expires_at_ms and ReckonedExpiry(expires_at_ms))})
     assert await found_by(comparing(store, expiries=True), side) == ([b"ns:1"] if differs else [], [])
 
 

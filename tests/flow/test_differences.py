@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from redisrepl.changes import KINDS, Deleted, ExpirySet, HashSet, HashState, StringSet, StringState
-from redisrepl.flow.differences import difference, lacks
+from redisrepl.changes import KINDS, Deleted, ExpirySet, HashSet, HashState, ReckonedExpiry, StringSet, StringState
+from redisrepl.flow.differences import difference, lacks, news_of
 
 K = b"k"
 A, B, DYING = StringState(b"a"), StringState(b"b"), StringState(b"a", 5)
@@ -55,6 +55,16 @@ def test_whether_the_hub_lacks_something(hub, site, missing):
 )
 def test_what_is_to_be_applied(hub, site, changes):
     assert difference(K, hub, site, KINDS) == changes
+
+
+@pytest.mark.parametrize(("reckoned", "differs"), [(1020, False), (1021, True)])
+def test_an_expiry_that_was_reckoned_may_be_off_by_some_milliseconds(reckoned, differs):
+    reckoned = ReckonedExpiry(reckoned)
+    for one, other in ((1000, reckoned), (reckoned, 1000)):
+        string, hash_ = StringState(b"a", one), HashState({b"f": b"1"}, one)
+        assert bool(difference(K, string, StringState(b"a", other), KINDS)) is differs
+        assert bool(difference(K, hash_, HashState({b"f": b"1"}, other), KINDS)) is differs
+        assert bool(news_of([StringSet(K, b"a", one)], StringState(b"a", other))) is differs
 
 
 def test_equal_sides_and_what_is_not_replicated_differ_in_nothing():

@@ -298,6 +298,21 @@ async def test_a_very_large_collection_arrives_in_pieces_and_both_sides_are_agre
         assert world.equal()
 
 
+async def test_an_expiry_that_was_reckoned_is_no_reason_to_read_all_of_it_again(worlds):
+    async with worlds("hash", piece=PIECE) as world:
+        world.at_site.execute_command("ACL", "SETUSER", "default", "-pexpiretime")
+        try:
+            world.at_hub.pexpireat(KEY, 4_102_444_800_000)
+            await world.comes_to_an_end()
+            assert world.at_site.ttl(KEY) > 0
+            assert await world.announced(suspect=True) == 0
+            world.at_hub.pexpireat(KEY, 4_102_444_900_000)
+            await world.comes_to_an_end(suspect=True)
+        finally:
+            world.at_site.execute_command("ACL", "SETUSER", "default", "+pexpiretime")
+        assert world.at_site.pexpiretime(KEY) == 4_102_444_900_000
+
+
 async def feed_goes_on(world):
     """Whether news of another key is taken as it is, and what is older than the comparison of this one is not."""
     (before, rest), other = world.at_hub.time(), b"ns:other"

@@ -8,6 +8,7 @@ from redisrepl.changes import (
     HashSet,
     HashState,
     LargeState,
+    ReckonedExpiry,
     SequenceState,
     StringSet,
     StringState,
@@ -45,8 +46,10 @@ def test_what_else_is_told_of_the_hub():
     shift = shifted()
     assert [shift.state(state) for state in (None, "other")] == [None, "other"]
     assert shift.large(LargeState("set", 7, 2000)) == LargeState("set", 7, 1500)
-    looks = {b"k": Look(1, 2000, inexact=True), b"gone": Look(None)}
-    assert shift.looks(looks) == {b"k": Look(1, 1500, inexact=True), b"gone": Look(None)}
+    looks = {b"k": Look(1, ReckonedExpiry(2000)), b"gone": Look(None)}
+    moved = shift.looks(looks)
+    assert moved == {b"k": Look(1, 1500), b"gone": Look(None)}
+    assert isinstance(moved[b"k"].expires_at_ms, ReckonedExpiry)
     told = [StringSet(b"k", b"v", 2000), StringSet(b"k", b"v", None), ExpirySet(b"k", 2000), Deleted(b"k")]
     here = [StringSet(b"k", b"v", 1500), StringSet(b"k", b"v", None), ExpirySet(b"k", 1500), Deleted(b"k")]
     assert shift.changes(told) == here

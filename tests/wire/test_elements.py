@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from redisrepl.changes import ReckonedExpiry, expiries_differ
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, put_words
 from redisrepl.wire.elements import ELEMENTS_SCRIPT, Elements, Question, Section, parse_elements
@@ -151,3 +152,15 @@ def test_an_answer_holds_sections():
     assert parse_elements(reply, b"t", QUESTION) == Elements(17, "hash", None, 9, 7, sections)
     with pytest.raises(OutcomeUnknownError):
         parse_elements(reply, b"other", QUESTION)
+
+
+def test_a_server_that_does_not_tell_the_time_of_an_expiry():
+    """Redis before 7.0, or a user who may not ask: it is reckoned from what is left of it."""
+    with RedisServer(users=["default on nopass ~* &* +@all -pexpiretime"]) as server:
+        client = server.client()
+        put(client, "set", dict.fromkeys(NAMES, b""))
+        page = asked(client, "set", b"all")
+        assert isinstance(page.expires_at_ms, ReckonedExpiry)
+        assert not expiries_differ(page.expires_at_ms, FAR)
+        client.persist(KEY)
+        assert asked(client, "set", b"all").expires_at_ms is None
