@@ -389,7 +389,7 @@ class Parts:
         durable = (await self._mark.read(self._unbound_client)).durable
         if durable > self.store.durable:
             _log.warning("store.older", file=str(self.store.file("journal")), then="everything is compared again")
-            self.store.forget(durable)
+            await self.store.forget(durable)
             self.core.continuity.is_behind("the state directory is an older copy")
             self.stream.begin_anew()
 

@@ -184,6 +184,8 @@ class Folder:
         if self.journal.unwritten > _MOST_UNWRITTEN:
             kept = record(Kind.CLEARED) + self._reader.carried()
             if 2 * len(kept) < self.journal.unwritten:  # else most of it is not agreed on yet
+                if not self.forgot:
+                    _log.warning("store.forgot", file=str(self.journal.path), then="everything is compared again")
                 self._place = self.journal.keep_instead(self._place, kept)
                 self._marks.clear()
                 self._read_on()
@@ -200,8 +202,6 @@ class Folder:
             except MALFORMED:
                 break
             if kind == Kind.CLEARED:
-                if place not in {self._lost, self._database.place}:
-                    _log.warning("store.forgot", file=str(self.journal.path), then="everything is compared again")
                 self._lose(place)
             self._place = place
             self._mark(place, self._reader)

@@ -208,7 +208,7 @@ class Store:
             self._record(reading.agreed(number, facts.encoded()))
             self._recorded = max(self._recorded, number)
 
-    def forget(self, number: int) -> None:
+    async def forget(self, number: int) -> None:
         """Record that nothing is agreed about any key: the files are older than the last process left them.
 
         Args:
@@ -217,8 +217,9 @@ class Store:
         self.number = max(self.number, number)
         self.durable, self._ahead = self.number, _AHEAD
         self._record(record(Kind.CLEARED))
-        self._write()
         self._fall_behind()
+        await self._ask(self._folder.catch_up, None)
+        self._folder.forgot = False  # who has it forgotten knows
 
     def save(self, document: Mapping[str, object]) -> None:
         """Save the state from which the next process continues. It is written after everything recorded before it.
