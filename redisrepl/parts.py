@@ -159,7 +159,7 @@ class Parts:
             longest_pause=settings.retry_max,
         )
         self.reach = StreamReach(
-            lambda: self.stream.read_to,
+            self.core.following,
             self.core.continuity,
             self.core.streamed_keys,
             caught_up=lambda: self.keyspace.caught_up(),  # noqa: PLW0108 - there is none yet
@@ -201,7 +201,6 @@ class Parts:
             HubHistory(self.hub, self._hub_reader, self._probes(writes=True)),
             self.fence,
             lambda: self.store.number,
-            lambda: int(self.stream.read_to) if math.isfinite(self.stream.read_to) else 0,
             partial(self.store.agreed_since, most=MOST_PLACES),
             unanswered=self.store.unanswered,
             history=partial(self.store.history, most=HISTORY),
@@ -227,12 +226,11 @@ class Parts:
                 linger=self.linger,
             ),
             self.outbound,
-            self.core.inbound,
             covers=self.namespaces.covers,
             retry=self._retry,
             listener=self,
         )
-        self.source = Source(settings.source, self.stream, self.keyspace)
+        self.source = Source(settings.source, self.stream, self.keyspace, self.core.following)
 
     def _store_failed(self, trouble: str | None) -> None:
         self.saving.failed(trouble)

@@ -21,6 +21,7 @@ from redisrepl.engine.continuity import SIDES, Continuity, Event, Side
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.expiries import by_the_clock_as_set
+from redisrepl.engine.following import Following
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.losers import ConflictLoss, Losers
 from redisrepl.engine.losses import NO_FINDINGS, Findings, Losses
@@ -122,6 +123,7 @@ class Core:
         self.policy = Policy(kinds, options.winner, options.off_by)
         self.expected_local = ExpectedEvents(options.expectations)
         self.expected_remote = ExpectedEvents(options.expectations)
+        self.following = Following()
         self.losers = Losers(keep)
         self.inbound = (
             inbound(
@@ -133,6 +135,7 @@ class Core:
                 changing=lambda key: self.outbound.changing(key),  # noqa: PLW0108 - it is made below
                 epoch=lambda: self.continuity.epoch,
                 whole=lambda: self.continuity.site.settled,
+                following=self.following,
                 event_patience=options.event_patience,
                 max_keys=options.max_keys,
             )
@@ -163,6 +166,7 @@ class Core:
                 behind=lambda: self.continuity.behind,
             ),
             self.losses.renewed,
+            self.following,
         )
         ring = Ring() if ring is None else ring  # one without changes may know the number
         self.record = StreamRecord(ring, self.outbound, self.continuity)

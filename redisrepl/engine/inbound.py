@@ -25,7 +25,7 @@ when the site leaves it alone. 3. Overdue expectation: it is dropped and the key
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
@@ -40,7 +40,8 @@ from redisrepl.changes import (
     times_fields,
 )
 from redisrepl.engine.counters import InboundCounters
-from redisrepl.engine.echo import ExpectedEvents, shown_in_stream
+from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.following import Following
 from redisrepl.engine.freshness import Freshness
 from redisrepl.engine.merging import merge
 from redisrepl.engine.refusals import Refusals
@@ -61,6 +62,8 @@ _NOTED = 100_000
 _FED = 1000
 #: Fields of a hash that the site may change while it is fetched.
 _OWN = 1000
+#: Seconds to wait for the event of an apply; after that its key is fetched again.
+_ECHO_PATIENCE = 15.0
 _EXPIRIES = events_with(KeyEffect.EXPIRY)
 _FIELD_EXPIRIES = events_with(KeyEffect.FIELD_EXPIRY)
 _GROUPS = events_with(KeyEffect.GROUPS)
@@ -78,15 +81,15 @@ class Inbound:
         changing: which fields of a hash such changes concern; None: more than fields.
         epoch: of the links: what was begun in another one is void.
         whole: whether all that the site holds and the hub may lack is known: its stream has no gap that was not healed.
-        event_patience: seconds after which an event that did not come is overdue.
+        following: how the site is followed. Echoes of an apply are overdue once its stream is past it, by
+            `Outbound.read`, or if its events did not come for some time, by `tick`.
+        event_patience: seconds after which an event of the hub that did not come is overdue.
         max_keys: how many keys may be dirty.
 
     Attributes:
         left_out: keys found no place among the dirty ones since `take_left_out` was asked last.
         dirty: keys whose state at the hub must be looked at; the value says which are suspect (`engine.suspicion`).
         put_backs: how often a key was taken, and became dirty again.
-        echo_patience: None: the echoes of an apply are overdue once the site's stream is past it (`Outbound.read`);
-            else after so many seconds (`tick`), see `expect_events`.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
@@ -100,6 +103,7 @@ class Inbound:
         changing: Callable[[bytes], Collection[bytes] | None] = lambda _: None,
         epoch: Callable[[], int] = lambda: 0,
         whole: Callable[[], bool] = lambda: True,
+        following: Following | None = None,
         event_patience: float = 60.0,
         max_keys: int = 2_000_000,
     ) -> None:
@@ -110,8 +114,7 @@ class Inbound:
         self.put_backs = 0
         self.counters = InboundCounters()
         self.kinds = kinds
-        self.echo_patience: float | None = None
-        self._echoes_of: Callable[[Change], Iterable[Hashable]] = shown_in_stream
+        self._following = following or Following()
         self._covers = covers
         self._expected_local = expected_local
         self._expected_remote = expected_remote
@@ -134,11 +137,6 @@ class Inbound:
         heard = {_REMOVALS: "del" in kinds, _EXPIRIES: "expire" in kinds}
         heard |= {_FIELD_EXPIRIES: times_fields(kinds), _GROUPS: self._groups}
         self._ignored = frozenset().union(*(events for events, wanted in heard.items() if not wanted))
-
-    def expect_events(self, echoes_of: Callable[[Change], Iterable[Hashable]], patience: float) -> None:
-        """The site is followed by its keyspace events: an apply will be seen as these, within so many seconds."""
-        self._echoes_of = echoes_of
-        self.echo_patience = patience
 
     # What happens.
 
@@ -265,10 +263,10 @@ class Inbound:
         self.left_out |= self.refusals.take_left_out()
         if len(self._expected_remote):
             self.suspect(self._expected_remote.drop_overdue(now))  # a push that was refused makes no event
-        if self.echo_patience is not None and len(self._expected_local):
+        if self._following.by_events and len(self._expected_local):
             self.unanswered(self._expected_local.drop_overdue(now), now)  # they may come later still
         if self._unheard:
-            latest = now + (self.echo_patience or 0)
+            latest = now + _ECHO_PATIENCE
             self._unheard = {key: min(until, latest) for key, until in self._unheard.items() if until >= now}
 
     def resubscribed(self) -> None:
@@ -371,15 +369,15 @@ class Inbound:
             self._done_with(key)
             return False
         seen = (change for change in changes if is_replicated(change, self.kinds))  # as the stream's reader does
-        if self._expected_local.expect_all(key, [*chain.from_iterable(map(self._echoes_of, seen))], math.inf):
+        if self._expected_local.expect_all(key, [*chain.from_iterable(map(self._following.echoes_of, seen))], math.inf):
             return True
         self.not_applied((key,))  # no room for the expectation: its echo would be pushed back
         return False
 
-    def applied(self, keys: Iterable[bytes], deadline: float) -> None:
-        """The site executed these; their echoes stand in its stream before this offset, or come before this time."""
+    def applied(self, keys: Iterable[bytes], offset: int, now: float) -> None:
+        """The site executed these; their echoes stand in its stream before this offset, or come soon after now."""
         keys = list(keys)
-        self._expected_local.set_deadline(keys, deadline)
+        self._expected_local.set_deadline(keys, now + _ECHO_PATIENCE if self._following.by_events else offset)
         for key in keys:
             self._leave_own(key)
             self._done_with(key)
@@ -389,15 +387,15 @@ class Inbound:
     def not_applied(self, keys: Collection[bytes]) -> None:
         """The site did not execute these, or did not answer: no expectation of them holds."""
         self._expected_local.void(keys)
-        if self.echo_patience is not None:  # the event of a client may have been taken for that of the apply
+        if self._following.by_events:  # the event of a client may have been taken for that of the apply
             self.suspect(keys)
         self.put_back(keys)
 
     def unanswered(self, keys: Collection[bytes], now: float) -> None:
         """The site may execute, or have executed, an apply of these keys; now: seconds; infinity: `tick` will tell."""
         self.suspect(keys)
-        if self.echo_patience is not None:  # a stream tells whose each change is
-            self._unheard |= dict.fromkeys(keys, now + self.echo_patience)
+        if self._following.by_events:  # a stream tells whose each change is
+            self._unheard |= dict.fromkeys(keys, now + _ECHO_PATIENCE)
 
     def may_be_echo(self, key: bytes) -> bool:
         """Whether an event of the site may be that of an apply without an answer; the key is compared then.

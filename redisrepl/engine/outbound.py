@@ -24,6 +24,7 @@ from redisrepl.engine.counters import OutboundCounters
 from redisrepl.engine.doubts import Doubts
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
+from redisrepl.engine.following import Following
 from redisrepl.engine.losses import joined
 from redisrepl.engine.merging import elements_changed
 from redisrepl.engine.pending import Pending
@@ -63,9 +64,8 @@ class Outbound:
         doubtful: keys in doubt; see the module.
         refusals: keys that the hub refused.
         recent: what the stream told last.
-        read_to: offset up to which the stream was read.
+        following: how the site is followed, and how far its stream was read.
         every_write: each intermediate value of a key is to arrive, in order.
-        by_events: the site is followed by its keyspace events, which do not tell which elements changed.
         read_again_to: offset up to which the stream may have been read before a restart: what is read again may be at
             the hub already, or overwritten there.
     """
@@ -79,6 +79,7 @@ class Outbound:
         options: OutboundOptions | None = None,
         doubts: Doubts | None = None,
         renewed: Renewed | None = None,
+        following: Following | None = None,
     ) -> None:
         options = options or OutboundOptions()
         self.decoder = decoder
@@ -87,11 +88,11 @@ class Outbound:
         self.doubts = doubts or Doubts(options.max_bytes // 4, options.max_keys, kinds, pulling)
         self.doubtful = self.doubts.queue
         self.refusals = Refusals("push.refused")
-        self.every_write, self.by_events = options.every_write, False
+        self.every_write = options.every_write
         self.counters = OutboundCounters()
         self._flushed = self._unswept = False  # by the stream, not asked for yet; waits for the end of a comparison
         self.read_again_to: float = 0
-        self.read_to = 0
+        self.following = following or Following()
         self.foreign_origin: bytes | None = None  # another redisrepl that applies what comes from the same hub
         self.recent = RecentChanges()
         self._doubts_turn = False  # to leave, before what the stream told
@@ -100,8 +101,7 @@ class Outbound:
         self._expected_local = expected_local
         self._push_echoes = PushEchoes(expected_remote, pulling, announced_events(kinds), options.event_patience)
         self._pulling = pulling
-        self.origin = options.origin
-        self._yields = options.yields
+        self.origin, self._yields = options.origin, options.yields
 
     def read(self, commands: Sequence[Sequence[bytes]], end: int, ends: Sequence[int] = ()) -> None:
         """Take commands of the stream, which then is at offset `end`; `ends`: where each of them ends, if known.
@@ -113,7 +113,7 @@ class Outbound:
             piece = commands[start : start + together]
             self._read(piece)
             self.recent.reached(ends[start + len(piece) - 1] if ends else end)
-        self.read_to, expected = end, self._expected_local
+        self.following.read_to, expected = end, self._expected_local
         if self.read_again_to and end >= self.read_again_to:
             self.read_again_to = 0
         if not self.decoder.in_transaction:
@@ -286,7 +286,7 @@ class Outbound:
 
     def streamed_from(self, offset: int, history: str = "") -> None:
         """A link begins: from here on, the stream of this history tells all keys that change."""
-        self.read_to = self.recent.streamed_keys.whole_to = offset
+        self.following.read_to = self.recent.streamed_keys.whole_to = offset
         self.recent.streamed_keys.history = history
 
     def new_from(self, offset: int) -> None:

@@ -60,12 +60,12 @@ class StreamRecord:
         Returns:
             Keys of which a change told no value.
         """
-        outbound = self._outbound
+        outbound, read_to = self._outbound, self._outbound.following.read_to
         self.complete = True
         keys = self._add(self._shown(number))
-        if outbound.read_to:
-            self.ring.reached(outbound.read_to)
-            outbound.recent.streamed_keys.looked(outbound.read_to)
+        if read_to:
+            self.ring.reached(read_to)
+            outbound.recent.streamed_keys.looked(read_to)
             self.ring.acknowledged(outbound.acknowledged, number)
         return keys
 
@@ -112,6 +112,6 @@ class StreamRecord:
         if self._outbound.read_again_to:
             return self.ring.number  # what the last process applied, the stream may have yet to show
         if self._continuity.site.judged:  # else it is the offset of another server, perhaps
-            read_to = self._outbound.read_to
+            read_to = self._outbound.following.read_to
             self._applies = {apply: offset for apply, offset in self._applies.items() if offset > read_to}
         return min(number, min(self._applies, default=math.inf) - 1)

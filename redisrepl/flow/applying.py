@@ -171,7 +171,7 @@ class Applying:
         return move
 
     async def _apply_fed(self, fed: Mapping[bytes, Sequence[Change]]) -> None:
-        await self._at_the_site(list(fed), FedJob(fed, None if self.inbound.echo_patience is None else self._site))
+        await self._at_the_site(list(fed), FedJob(fed, self._site if self._core.following.by_events else None))
 
     async def _fetch(self, taken: Mapping[bytes, bool]) -> None:
         least = 0 if self._elements is None else self._elements.least
@@ -335,10 +335,9 @@ class Applying:
         self._core.applied(number, [change for change in changes if change.key in in_progress])
         for key in in_progress:
             job.decided(key)
-        patience = inbound.echo_patience
         if in_progress:
             self._site_denials.passed(in_progress)
-        inbound.applied(in_progress, applied.offset if patience is None else time.monotonic() + patience)
+        inbound.applied(in_progress, applied.offset, time.monotonic())
         inbound.suspect({changes[index].key for index in applied.revived})  # the hub does not know what is pending
 
     async def _is_denied_alone(
@@ -399,7 +398,7 @@ class Applying:
         try:
             self._core.record.applies(number)
             applied = await self._write(turn, changes, job)
-            if applied is not None and self.inbound.echo_patience is None:
+            if applied is not None and not self._core.following.by_events:
                 shown_before = applied.offset
         except (LinkLostError, asyncio.CancelledError):
             self.inbound.unanswered({change.key for change in changes}, time.monotonic())

@@ -58,7 +58,6 @@ class Judging:
         site, hub: report their history.
         fence: of the site, at the hub.
         number: returns the number of the last agreement.
-        read_to: returns how far the site's stream was read.
         agreed_since: returns what was agreed, or was about to be, after a number, but for what lies before a place of
             the site's history.
         unanswered: returns what the side that is not this one was sent without an answer, after all that was agreed on
@@ -77,7 +76,6 @@ class Judging:
         hub: HubHistory,
         fence: Fence,
         number: Callable[[], int],
-        read_to: Callable[[], int],
         agreed_since: Callable[[float, Position | None], Awaitable[Places | None]],
         *,
         unanswered: Callable[[Side, Places, float], Awaitable[DigestsByPlace]],
@@ -93,7 +91,6 @@ class Judging:
         self._hub = hub
         self._fence = fence
         self._number = number
-        self._read_to = read_to
         self._agreed_since = agreed_since
         self._unanswered = unanswered
         self._history = history
@@ -252,9 +249,9 @@ class Judging:
         self._note_evictions(facts)
         side.run_id = facts.run_id
         self._first_at["site"] = False
-        if facts.replid and not self._read_to():  # followed by its events, which have no position
+        if facts.replid and self._core.following.by_events:  # which have no position
             self.known.seen = Position(facts.replid, facts.offset)
-        self._core.outbound.new_from(facts.offset or self._read_to())
+        self._core.outbound.new_from(facts.offset or self._core.following.read_to)
         self._tell("site", judged, agreed, found.held, since=found.since, past=past, sent=sent)
 
     def _continuous(self, facts: SiteFacts, *, resumed: bool) -> Judgement | None:
@@ -263,8 +260,8 @@ class Judging:
         if self._first_at["site"]:
             return Judgement(Event.FIRST, "first contact")
         same = bool(run_id) and facts.run_id == run_id
-        if seen is not None and facts.replid and not self._read_to():
-            # Followed by its events: we do not know how far we saw it, so only the same process counts as continuous.
+        if seen is not None and facts.replid and self._core.following.by_events:
+            # We do not know how far we saw it, so only the same process counts as continuous.
             whole = same and (facts.alone or seen.replid in (facts.replid, facts.earlier))
         elif seen is not None and facts.replid:
             whole = facts.continues(seen.replid, seen.offset) or (same and facts.alone and seen.replid != facts.replid)
@@ -320,7 +317,7 @@ class Judging:
             RedisreplError: it cannot be asked.
         """
         seen = self.known.seen
-        if self._read_to() or seen is None or not self._core.continuity.site.judged:
+        if not self._core.following.by_events or seen is None or not self._core.continuity.site.judged:
             return  # the stream would have told
         facts = await self._ask_site()
         if facts.replid and facts.replid != seen.replid and self._core.continuity.site.judged:

@@ -126,7 +126,7 @@ class Pages(Wholes):
         outbound = self._outbound
         return not (
             outbound.every_write
-            or outbound.by_events
+            or outbound.following.by_events
             or outbound.doubts.expects(key)
             or large.expires_at_ms is not None
         )

@@ -347,7 +347,7 @@ class Pushing:
             Also keys that wait for the next batch: nobody knew how large they are, and they would make more than one
             request.
         """
-        valueless = {Invalidated, HashSet, Deleted} if self.outbound.by_events else {Invalidated, HashSet}
+        valueless = {Invalidated, HashSet, Deleted} if self.outbound.following.by_events else {Invalidated, HashSet}
         if valueless.isdisjoint(map(type, batch.changes)):
             return batch.changes, ()
         most = self._hub.max_body
@@ -386,14 +386,14 @@ class Pushing:
                     self.outbound.given_up(key, _UNREADABLE)
                 if isinstance(state, HashState) and (
                     # Nobody knows which elements changed: the others may have changed at the hub meanwhile.
-                    self.outbound.by_events
+                    self.outbound.following.by_events
                     # A new stream would have no consumer groups.
                     or (change.replaces and state.type == "stream")
                 ):
                     self.outbound.doubt(key)  # only elements that are not as they were agreed on are pushed
                     return ()
                 return with_values(change, state, kinds)
-            case Deleted(key) if self.outbound.by_events:
+            case Deleted(key) if self.outbound.following.by_events:
                 # A collection went with its last element: what others have added at the hub meanwhile stays.
                 self.outbound.doubt(key)
                 return ()

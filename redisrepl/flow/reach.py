@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity
+from redisrepl.engine.following import Following
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import LinkLostError
 
@@ -27,17 +28,16 @@ class StreamReach:
     """How far the site's stream was read.
 
     Args:
-        read_to: tells up to which offset; infinity if nobody reads it.
+        following: tells up to which offset, or that its events are followed instead.
         continuity: knows whether it still is the stream of the same server.
         keys: tells what the stream has told of; while the site is not followed, or not judged, what the last one had.
-        caught_up: where the site is followed by its keyspace events, returns once those were heard of all that happened
-            before; None: nobody follows it.
+        caught_up: where they are, returns once those were heard of all that happened before; None: nobody follows it.
         hurried: while somebody waits here, what the site sends is read without pauses.
     """
 
     def __init__(
         self,
-        read_to: Callable[[], float],
+        following: Following,
         continuity: Continuity,
         keys: Callable[[], StreamedKeys] = StreamedKeys,
         caught_up: Callable[[], Awaitable[None]] | None = None,
@@ -45,7 +45,7 @@ class StreamReach:
     ) -> None:
         self._hurried = hurried
         self._caught_up = caught_up
-        self._read_to = read_to
+        self._following = following
         self._keys = keys
         self._continuity = continuity
         self._moved = asyncio.Event()
@@ -69,7 +69,7 @@ class StreamReach:
         history = streamed.history
         if not history or site.proved != math.inf or (offset and not (site.followed and site.judged)):
             return None
-        if offset > self._read_to():
+        if not self._following.by_events and offset > self._following.read_to:
             return HeldBy(Position(history, offset))
         if not offset:  # clients wrote all of it: one place does for most, and takes no time
             written = streamed.written(keys)
@@ -88,21 +88,25 @@ class StreamReach:
         Raises:
             LinkLostError: it does not come so far.
         """
-        if self._read_to() == math.inf and self._caught_up is not None:
+        if self._following.by_events and self._caught_up is not None:
             with self._hurried():
                 await self._events_heard(self._caught_up)
-        if self._read_to() < offset:
+        if self._is_behind(offset):
             with self._hurried():
                 await self._reached(offset)
+
+    def _is_behind(self, offset: int) -> bool:
+        return not self._following.by_events and self._following.read_to < offset
 
     async def _reached(self, offset: int) -> None:
         site = self._continuity.site
         epoch = site.epoch  # in another one the offset may mean nothing
         try:
             async with asyncio.timeout(_LONGEST_WAIT):
-                while site.epoch == epoch and (read_to := self._read_to()) < offset:
+                while site.epoch == epoch and self._is_behind(offset):
+                    read_to = self._following.read_to
                     async with asyncio.timeout(_LONGEST_STANDSTILL):
-                        while site.epoch == epoch and self._read_to() == read_to:
+                        while site.epoch == epoch and self._following.read_to == read_to:
                             self._moved.clear()
                             await self._moved.wait()
         except TimeoutError:

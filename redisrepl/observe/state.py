@@ -138,7 +138,7 @@ class DaemonState:
         document["lag_bytes"] = document["unread_bytes"] = None
         if facts is not None and position is not None and facts.offset is not None and position.replid in facts.history:
             # Compare with the offset read, not with the saved position: that one lags behind the site's own pings.
-            unread = max(0, facts.offset - int(following.read_to))
+            unread = max(0, facts.offset - self._parts.core.following.read_to)
             document |= {"unread_bytes": unread, "lag_bytes": unread + self._waiting_bytes()}
         return document
 

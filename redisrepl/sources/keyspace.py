@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Literal
 
 import structlog
 
 from redisrepl.changes import Change, Deleted, Invalidated, carries_groups, is_replicated
-from redisrepl.engine.inbound import Inbound
+from redisrepl.engine.following import Following
 from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import PsyncRefusedError, RedisreplError
 from redisrepl.links import Links
@@ -34,8 +35,6 @@ _log = structlog.get_logger("redisrepl")
 
 SourceChoice = Literal["auto", "psync", "notify"]
 
-#: Seconds to wait for the event of an apply; after that its key is fetched again.
-_ECHO_PATIENCE = 15.0
 _COST = (
     "values are read after the event, so intermediate ones are lost, and of a collection all elements are read; only a "
     "comparison of both sides finds FLUSHALL and changes made while the link is down; the site has more load"
@@ -87,7 +86,6 @@ class KeyspaceSource:
     Args:
         events: of the site.
         outbound: receives the changes.
-        inbound: the other direction; None without `-rc`.
         covers: whether a key belongs to the namespaces.
         retry: how to wait between tries, as arguments of `stamina.retry_context`.
         listener: hears when a subscription begins and ends, and when there may be something to push.
@@ -101,7 +99,6 @@ class KeyspaceSource:
         self,
         events: SiteEvents,
         outbound: Outbound,
-        inbound: Inbound | None,
         *,
         covers: Callable[[bytes], bool],
         retry: Mapping[str, Any],
@@ -109,7 +106,6 @@ class KeyspaceSource:
     ) -> None:
         self._events = events
         self._outbound = outbound
-        self._inbound = inbound
         self._covers = covers
         self._links = Links(retry)
         self._listener = listener
@@ -134,9 +130,7 @@ class KeyspaceSource:
 
     def begin(self) -> None:
         """From here on the site is followed by its events, and never by its stream again."""
-        kinds, self._outbound.by_events = self._outbound.kinds, True
-        if self._inbound is not None:
-            self._inbound.expect_events(lambda change: echoes_of(change, kinds), _ECHO_PATIENCE)
+        self._outbound.following.follow_events(partial(echoes_of, kinds=self._outbound.kinds))
 
     async def caught_up(self) -> None:
         """Return once the events were taken of all that happened at the site before this was called.
@@ -185,16 +179,21 @@ class Source:
         choice: `auto` means the stream, unless the server refuses PSYNC.
         stream: follows the replication stream.
         keyspace: follows the keyspace events.
-
-    Attributes:
-        kind: which of the two is used: `psync` or `notify`.
+        following: tells which of the two does so now.
     """
 
-    def __init__(self, choice: SourceChoice, stream: StreamSource, keyspace: KeyspaceSource) -> None:
+    def __init__(
+        self, choice: SourceChoice, stream: StreamSource, keyspace: KeyspaceSource, following: Following
+    ) -> None:
         self._choice = choice
         self._stream = stream
         self._keyspace = keyspace
-        self.kind = "notify" if choice == "notify" else "psync"
+        self._following = following
+
+    @property
+    def kind(self) -> str:
+        """Which of the two is used: `psync` or `notify`."""
+        return "notify" if self._choice == "notify" or self._following.by_events else "psync"
 
     async def run(self) -> None:
         """Follow the site for ever.
@@ -211,6 +210,5 @@ class Source:
                 _log.warning("source.psync_refused", error=str(error), then="keyspace events", cost=_COST, hint=_REMEDY)
         else:
             _log.info("source.notify", cost=_COST)
-        self.kind = "notify"
-        self._stream.abandon()
+        self._stream.begin_anew()  # its position would be out of date if it were followed again later
         await self._keyspace.run()

@@ -7,7 +7,6 @@ position (`flow.saving`).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -111,7 +110,6 @@ class StreamSource:
     Attributes:
         failure_log: failures of the link.
         position: where to attach again; None while no complete snapshot was read.
-        read_to: the offset up to which the stream was read; infinity if nobody reads it.
         diagnosis: finds out why a link was lost.
         first_contact: no earlier link is known, and no snapshot was complete yet.
         full_syncs, partial_syncs: how many links began with a snapshot, and how many without.
@@ -145,7 +143,6 @@ class StreamSource:
         self.failure_log = FailureLog("stream")
         self.diagnosis = LinkDiagnosis(address)
         self.position = position
-        self.read_to: float = 0
         self.full_syncs = 0
         self.partial_syncs = 0
         self.first_contact = position is None
@@ -209,7 +206,6 @@ class StreamSource:
         match event:
             case Commands(commands, ends):
                 self._outbound.read(commands, ends[-1], ends)
-                self.read_to = ends[-1]
                 self._advance(commands, ends, link.position)
             case SnapshotData(size, total, entries):
                 if self.first_contact and not self._options.push_snapshot:
@@ -254,7 +250,6 @@ class StreamSource:
         self._heard_at = time.monotonic()
         self._pause = 0.0
         self.position = position
-        self.read_to = position.offset
         self._outbound.streamed_from(position.offset, position.replid)
         self.diagnosis.attached()
         self.failure_log.succeeded()
@@ -267,7 +262,7 @@ class StreamSource:
         """How far the stream was read; None if not at all."""
         if self.position is None or not self._links.accepted_once:
             return None
-        return Position(self.position.replid, max(self.position.offset, int(self.read_to)))
+        return Position(self.position.replid, max(self.position.offset, self._outbound.following.read_to))
 
     @property
     def history(self) -> str:
@@ -277,8 +272,3 @@ class StreamSource:
     def begin_anew(self) -> None:
         """Where to continue is not known after all: the next link begins with a snapshot."""
         self.position = None
-
-    def abandon(self) -> None:
-        """Stop following the stream; its position would be out of date if it were followed again later."""
-        self.position = None
-        self.read_to, self._outbound.read_to = math.inf, 0

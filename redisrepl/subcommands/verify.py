@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from redisrepl.changes import GROUPS, expiries_differ, types_of
 from redisrepl.engine.ancestor import Agreed
 from redisrepl.engine.continuity import Event
 from redisrepl.engine.core import Core, CoreOptions
+from redisrepl.engine.following import Following
 from redisrepl.engine.reconcile import Circumstances, Verdict, circumstances, reconcile
 from redisrepl.errors import ConfigError, ExitCode, RedisreplError
 from redisrepl.flow.applying import Applying
@@ -304,7 +304,7 @@ async def _repair(settings: Settings, sides: _Sides, namespaces: Namespaces, fou
         HubPusher(sides.hub, settings.max_body, types=types_of(settings.kinds)),
         sides.site,
         Pacer(4, worthwhile=settings.batch, interval=0.0),
-        reach := StreamReach(lambda: math.inf, core.continuity),  # nobody follows it
+        reach := StreamReach(Following(by_events=True), core.continuity),  # of which nobody hears
         site_evicted=_never,
         max_keys=settings.batch,
         retry=retry,

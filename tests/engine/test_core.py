@@ -349,7 +349,7 @@ def test_where_each_key_was_told_of_is_known_though_much_is_read_at_once():
     assert told.later_than(330) == set(keys[32:])
     assert told.later_than(960) == set(keys[96:])
     assert told.later_than(1000) == set()
-    assert core.outbound.read_to == 1000
+    assert core.following.read_to == 1000
 
 
 def went_back(kept_to, known_to=math.inf):
@@ -403,7 +403,7 @@ def test_what_is_agreed_on_counts_from_where_the_stream_is_read(streamed):
     if streamed:
         core.outbound.streamed_from(50)
     else:
-        core.outbound.read_to = 0
+        core.following.read_to = 0
     core.judged("site", Event.GAP, "overrun")
     for _ in range(2):
         core.record.saw(5)

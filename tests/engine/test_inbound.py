@@ -8,6 +8,7 @@ import pytest
 
 from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, StringSet, StringState, TimedValue
 from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.following import Following
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.suspicion import ANNOUNCED, OVERTAKEN, SUSPECT
 
@@ -23,6 +24,7 @@ class World:
     def __init__(self, kinds=KINDS, **options):
         self.epoch, self.whole, self.busy, self.changing = 0, True, set(), {}
         self.local, self.remote = ExpectedEvents(100), ExpectedEvents(100)
+        self.following = Following()
         self.inbound = Inbound(
             covers=lambda key: key.startswith(b"ns:"),
             kinds=kinds,
@@ -32,6 +34,7 @@ class World:
             changing=lambda key: None if key in self.busy else self.changing.get(key),
             epoch=lambda: self.epoch,
             whole=lambda: self.whole,
+            following=self.following,
             **options,
         )
 
@@ -103,7 +106,7 @@ def test_what_is_told_is_applied_without_a_fetch(world, change):
     assert world.inbound.take_fed(1) == {KEY: [change]}
     assert world.inbound.is_current(KEY)
     assert world.inbound.about_to_apply(KEY, [change])
-    world.inbound.applied([KEY], deadline=1)
+    world.inbound.applied([KEY], 1, 0.0)
     assert (world.inbound.in_progress, world.inbound.counters.applied) == (0, 1)
 
 
@@ -233,7 +236,7 @@ def test_more_news_of_a_key_that_is_applied_as_it_was_told_waits_for_that(world)
     world.inbound.feed(2, [StringSet(KEY, b"2")], now=0.0)
     assert world.inbound.take_fed(1) == {}
     world.inbound.about_to_apply(KEY, [StringSet(KEY, b"1")])
-    world.inbound.applied([KEY], deadline=1)
+    world.inbound.applied([KEY], 1, 0.0)
     assert world.inbound.take_fed(1) == {}  # until its echo has come
     world.local.consume(KEY, StringSet(KEY, b"1"))
     assert world.inbound.take_fed(1) == {KEY: [StringSet(KEY, b"2")]}
@@ -416,7 +419,7 @@ def test_what_the_site_has_written_since_a_comparison_found_it_is_not_undecided(
 
 def test_events_of_applies_that_nobody_waits_for_any_more_may_still_come(world):
     """The site was subscribed to anew."""
-    world.inbound.expect_events(lambda _change: (), 15.0)
+    world.following.follow_events(lambda _change: ())
     world.inbound.unanswered([KEY], math.inf)
     world.inbound.tick(100.0)
     assert world.inbound.may_be_echo(KEY)
@@ -428,11 +431,11 @@ def test_events_of_applies_that_nobody_waits_for_any_more_may_still_come(world):
 
 def test_an_event_that_is_overdue_may_still_come_and_is_no_clients(world):
     """A value that we applied long ago would be pushed over a newer one of the hub."""
-    world.inbound.expect_events(lambda _change: [b"set"], 15.0)
+    world.following.follow_events(lambda _change: [b"set"])
     world.inbound.mark_dirty([KEY])
     world.inbound.take(1)
     assert world.inbound.about_to_apply(KEY, [StringSet(KEY, b"of the hub")])
-    world.inbound.applied([KEY], 15.0)
+    world.inbound.applied([KEY], 0, 0.0)
     world.inbound.tick(15.0)
     assert world.local.holds(KEY)
     world.inbound.tick(16.0)
@@ -444,7 +447,7 @@ def test_an_event_that_is_overdue_may_still_come_and_is_no_clients(world):
 def test_the_event_of_a_client_may_have_been_taken_for_that_of_an_apply_that_did_not_happen(world, by_events):
     """A client wrote between our reading and our writing; its value was never looked at, and is compared now."""
     if by_events:
-        world.inbound.expect_events(lambda _change: [b"set"], 15.0)
+        world.following.follow_events(lambda _change: [b"set"])
     world.inbound.mark_dirty([KEY])
     world.inbound.take(1)
     assert world.inbound.about_to_apply(KEY, [StringSet(KEY, b"of the hub")])
@@ -486,7 +489,7 @@ def test_what_was_told_of_other_fields_is_applied_and_the_key_is_done_with(world
     assert world.inbound.is_current(KEY)
     assert set(world.inbound.own_fields(KEY)) == {b"own"}
     world.inbound.about_to_apply(KEY, [WRITE])
-    world.inbound.applied([KEY], deadline=1)
+    world.inbound.applied([KEY], 1, 0.0)
     assert (world.inbound.dirty, world.inbound.in_progress) == ({}, 0)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import sys
 import time
 from functools import partial
 
@@ -23,6 +24,7 @@ from redisrepl.changes import (
 from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, Event, SideState
 from redisrepl.engine.core import Core, CoreOptions
+from redisrepl.engine.following import Following
 from redisrepl.engine.losers import ConflictLoss
 from redisrepl.engine.losses import Findings
 from redisrepl.engine.streamedkeys import StreamedKeys
@@ -86,13 +88,13 @@ def settled():
 
 
 class World:
-    """The parts of a pull; the hub holds `hub`, and the site's stream is read up to `read_to`."""
+    """The parts of a pull; the hub holds `hub`, and the site's stream is read as far as `following` says."""
 
     def __init__(self, server, store, kinds=KINDS, winner="hub", linger=0.0, initial_sync="both"):
         address = parse_address(f"redis://127.0.0.1:{server.port}", flag="--raddr")
         self.client = open_client(address, 5.0, connections=2)
         self.hub = {}
-        self.read_to = float("inf")
+        self.following = Following(read_to=sys.maxsize)
         self.is_same_hub = True
         self.evicts = False
         self.hub_time = 1
@@ -108,7 +110,7 @@ class World:
         )
         self.expected, self.inbound = self.core.expected_local, self.core.inbound
         self.reader = Reader(self.client, address, types=types_of(kinds))
-        self.reach = StreamReach(lambda: self.read_to, self.core.continuity)
+        self.reach = StreamReach(self.following, self.core.continuity)
         self.applying = Applying(
             self.core,
             store,
@@ -209,7 +211,7 @@ async def test_what_was_found_equal_lies_where_the_stream_told_of_it_and_what_wa
 
         class Keys(StreamedKeys):
             def offsets(self, keys):
-                world.read_to = 0  # what is applied from now on, the stream has yet to show
+                world.following.read_to = 0  # what is applied from now on, the stream has yet to show
                 return dict.fromkeys(keys, 1)
 
         streamed = Keys()
@@ -772,7 +774,7 @@ async def test_batches_are_moved_side_by_side(server, at_site, running):
 async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(server, at_site, running):
     at_site.set(KEY, "of a client")
     async with running(server) as world:
-        world.read_to = offset(at_site) - 1
+        world.following.read_to = offset(at_site) - 1
         world.hub[KEY] = StringState(b"of the hub")
         world.dirty(KEY)
         await eventually_async(lambda: world.reader.asked)
@@ -780,14 +782,14 @@ async def test_nothing_is_written_before_the_stream_has_shown_what_was_read(serv
         assert world.inbound.in_progress == 1
 
         world.inbound.changed_at_site([KEY])  # now it shows
-        world.read_to = offset(at_site)
+        world.following.read_to = offset(at_site)
         world.reach.moved()
         await eventually_async(lambda: world.inbound.counters.stale)
 
 
 async def test_a_lost_stream_ends_the_wait(server, at_site, running):
     async with running(server) as world:
-        world.read_to = -1
+        world.following.read_to = -1
         world.hub[KEY] = StringState(b"of the hub")
         world.dirty(KEY)
         await eventually_async(lambda: world.reader.asked)
@@ -803,13 +805,13 @@ async def test_a_stream_that_never_comes_so_far_does_not_hold_up_for_ever(server
     """As when the server that answers was replaced by the one that is followed."""
     monkeypatch.setattr(f"redisrepl.flow.reach.{limit}", 0.1)
     async with running(server) as world:
-        world.read_to = -1
+        world.following.read_to = -1
         world.hub[KEY] = StringState(b"of the hub")
         world.dirty(KEY)
         await eventually_async(lambda: world.applying.apply_failures.failures > 1)
         assert at_site.get(KEY) is None
 
-        world.read_to = float("inf")
+        world.following.read_to = sys.maxsize
         await eventually_async(lambda: at_site.get(KEY) == b"of the hub")
 
 

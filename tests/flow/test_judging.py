@@ -50,8 +50,9 @@ class World:
         self.before = lambda _side: None
         self.calls = []
         self.found, self.highest, self.held_to, self.there = True, NUMBER, math.inf, True
-        self.number, self.read_to = NUMBER, 100
+        self.number = NUMBER
         self.core = Core(lambda _key: True, ring=Ring(ring, NUMBER))
+        self.core.following.read_to = 100
         self.core.continuity.site.run_id = run_id
         self.told = []
         judged = self.core.judged
@@ -66,7 +67,6 @@ class World:
             self,
             self,
             lambda: self.number,
-            lambda: self.read_to,
             self.agreed_since,
             unanswered=self.unanswered,
             history=self.history,
@@ -260,7 +260,7 @@ async def test_what_was_ever_agreed_on_is_known_of_a_server_that_went_back_until
     judge = world.judging.judge_site if side == "site" else world.judging.judge_hub
     state.proved = 1  # as the last daemon left it
     state.judged = False
-    world.read_to = 100
+    world.core.following.read_to = 100
     await judge()
     assert (losses.past(key, None), losses.past(key, b"f")) == ({1, 2}, {1, 2})
     losses.made_good()
@@ -738,13 +738,13 @@ async def test_removals_that_the_stream_told_before_an_eviction_was_seen_may_be_
 
 
 @pytest.mark.parametrize(
-    ("read_to", "replid", "again"),
-    [(0, OTHER, True), (0, OURS, False), (0, "", False), (100, OTHER, False)],  # a stream tells itself
+    ("by_events", "replid", "again"),
+    [(True, OTHER, True), (True, OURS, False), (True, "", False), (False, OTHER, False)],  # a stream tells itself
 )
-async def test_a_site_followed_by_its_events_is_judged_again_if_its_history_is_another(read_to, replid, again):
+async def test_a_site_followed_by_its_events_is_judged_again_if_its_history_is_another(by_events, replid, again):
     world = World()
     await site_judged(world, resumed=True)
-    world.read_to = read_to
+    world.core.following.by_events = by_events
     world.judging._site = Telling(SiteFacts(RUN, "master", replid, 100))
     await world.judging.look_at_site()
     assert world.core.continuity.site.judged is not again

@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 import re
+import sys
 import time
 from itertools import groupby
 
@@ -28,6 +29,7 @@ from redisrepl.engine.ancestor import note_state
 from redisrepl.engine.continuity import Continuity, SideState
 from redisrepl.engine.echo import ExpectedEvents
 from redisrepl.engine.everywrite import EveryWrite
+from redisrepl.engine.following import Following
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.engine.pushes import Departure, OutboundOptions
@@ -73,8 +75,8 @@ class Flights:
     def __init__(self, outbound, store, hub, count=1, pacer=None, batch=100, site=None, times=None):
         self.pacer = pacer or Pacer(count, worthwhile=batch, interval=0.0)
         self.evicted = False
-        self.read_to = math.inf
-        self.reach = StreamReach(lambda: self.read_to, Continuity())
+        self.following = Following(read_to=sys.maxsize)
+        self.reach = StreamReach(self.following, Continuity())
         self.pushing = Pushing(
             outbound,
             store,
@@ -503,7 +505,7 @@ async def test_where_every_write_counts_a_value_that_was_read_waits_for_those_be
     outbound.doubt(b"k")
     outbound.doubt(b"other")
     async with Flights(outbound, store, hub, site=site) as flights:
-        flights.read_to = 99
+        flights.following.read_to = 99
         flights.pushing.wake()
         await eventually_async(lambda: site.asked)
         for _ in range(20):
@@ -512,7 +514,7 @@ async def test_where_every_write_counts_a_value_that_was_read_waits_for_those_be
         assert not hub.pushed
 
         outbound.read([[b"SET", b"k", b"%d" % number] for number in range(4 * written)], 100)
-        flights.read_to = 100
+        flights.following.read_to = 100
         flights.reach.moved()
         await flights.pushing.drained()
 
@@ -550,7 +552,7 @@ async def test_followed_by_events_a_key_that_is_gone_is_compared_with_what_was_a
     note_state(facts, b"h", HashState({b"f": b"1"}))
     store.agreed(facts)
     outbound, hub = outbound_of(Deleted(b"h")), FakeHub()
-    outbound.by_events = True
+    outbound.following.by_events = True
     async with Flights(outbound, store, hub, site=StatesOf({b"h": None})) as flights:
         await flights.pushing.drained()
     assert [command[:2] for commands in hub.pushed for command in commands] == [[b"DELIF", b"h"]]
@@ -618,7 +620,7 @@ async def test_a_push_lies_where_the_stream_told_of_its_keys_last(store):
     )
     known = Continuity(site=SideState(followed=True, judged=True))
     at = {b"told": 5, b"fields told": 7}
-    flights.pushing._reach = StreamReach(lambda: 9, known, lambda: streamed(at))
+    flights.pushing._reach = StreamReach(Following(9), known, lambda: streamed(at))
     async with flights:
         await flights.pushing.drained()
     assert (await store.agreed_since(0, Position("history", 7), most=9)).keys() == {b"read", b"fields read"}
@@ -647,7 +649,7 @@ async def test_a_push_of_a_key_in_doubt_lies_before_where_the_site_was_when_it_w
     outbound.doubt(b"k")
     flights = Flights(outbound, store, hub, site=site)
     known = Continuity(site=SideState(followed=True, judged=True))
-    flights.pushing._reach = StreamReach(lambda: read_to, known, lambda: streamed({b"k": 5}))
+    flights.pushing._reach = StreamReach(Following(read_to), known, lambda: streamed({b"k": 5}))
     if lost:
         hub.before = outbound.take_streamed_keys
     async with flights:

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import math
 
 import pytest
 
 from redisrepl.changes import HeldBy, Position
 from redisrepl.engine.continuity import Continuity, SideState
+from redisrepl.engine.following import Following
 from redisrepl.engine.streamedkeys import StreamedKeys
 from redisrepl.errors import LinkLostError
 from redisrepl.flow.reach import StreamReach
@@ -33,7 +33,7 @@ KNOWN = {"followed": True, "judged": True}
 )
 def test_by_which_place_in_its_history_the_site_held_something(state, history, offset, held_by):
     keys = streamed({b"k": 3, b"too": 3, b"later": 5}, history)
-    reach = StreamReach(lambda: 7, Continuity(site=SideState(**state)), lambda: keys)
+    reach = StreamReach(Following(7), Continuity(site=SideState(**state)), lambda: keys)
     assert reach.held_by([b"k", b"later", b"too"], offset) == held_by
 
 
@@ -42,12 +42,12 @@ def test_without_a_stream_that_is_not_known(offset):
     keys = StreamedKeys()
     keys.history = HISTORY
     for each in (keys, StreamedKeys()):
-        reach = StreamReach(lambda: math.inf, Continuity(site=SideState(**KNOWN)), lambda each=each: each)
+        reach = StreamReach(Following(by_events=True), Continuity(site=SideState(**KNOWN)), lambda each=each: each)
         assert reach.held_by([b"k"], offset) is None
 
 
-@pytest.mark.parametrize("read_to", [6, math.inf])
-async def test_while_somebody_waits_the_site_is_read_without_pauses(read_to):
+@pytest.mark.parametrize("by_events", [False, True])
+async def test_while_somebody_waits_the_site_is_read_without_pauses(by_events):
     hurried = []
 
     async def caught_up():
@@ -61,7 +61,7 @@ async def test_while_somebody_waits_the_site_is_read_without_pauses(read_to):
         finally:
             hurried.clear()
 
-    reach = StreamReach(lambda: read_to, Continuity(), caught_up=caught_up, hurried=hurry)
+    reach = StreamReach(Following(6, by_events=by_events), Continuity(), caught_up=caught_up, hurried=hurry)
     waits = asyncio.ensure_future(reach.passed(7))
     await asyncio.sleep(0)
     assert hurried == [1]
@@ -76,18 +76,18 @@ async def test_where_the_site_is_followed_by_its_events_those_are_waited_for():
     async def caught_up():
         heard.append(1)
 
-    read_to = 7.0
-    reach = StreamReach(lambda: read_to, Continuity(), caught_up=caught_up)
+    following = Following(7)
+    reach = StreamReach(following, Continuity(), caught_up=caught_up)
     await reach.passed(7)
     assert not heard
-    read_to = math.inf
+    following.follow_events(lambda _change: ())
     await reach.passed(7)
     assert heard
-    await StreamReach(lambda: math.inf, Continuity()).passed(7)  # nobody follows it
+    await StreamReach(Following(by_events=True), Continuity()).passed(7)  # nobody follows it
 
 
 async def test_a_site_whose_events_do_not_come_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr("redisrepl.flow.reach._LONGEST_STANDSTILL", 0.01)
-    reach = StreamReach(lambda: math.inf, Continuity(), caught_up=asyncio.Event().wait)
+    reach = StreamReach(Following(by_events=True), Continuity(), caught_up=asyncio.Event().wait)
     with pytest.raises(LinkLostError, match="keyspace events"):
         await reach.passed(7)

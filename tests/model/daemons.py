@@ -104,9 +104,9 @@ class PlayedApplying(Applying):
 class PlayedReach(StreamReach):
     """Likewise, or not at all."""
 
-    def __init__(self, stream: Callable[[], StreamSource], core: Core, site: Site, *, waits: bool) -> None:
+    def __init__(self, core: Core, site: Site, *, waits: bool) -> None:
         super().__init__(
-            lambda: stream().read_to,
+            core.following,
             core.continuity,
             core.streamed_keys,
         )
@@ -119,8 +119,8 @@ class PlayedReach(StreamReach):
             await self._played_at.daemon.caught_up()
             return
         site, server = self._continuity.site, self._played_at.server
-        await Until(lambda: not site.followed or self._read_to() >= offset or server.offset < offset)
-        if site.followed and self._read_to() < offset:
+        await Until(lambda: not site.followed or not self._is_behind(offset) or server.offset < offset)
+        if site.followed and self._is_behind(offset):
             raise LinkLostError("a replaced master has answered")
 
 
@@ -530,7 +530,7 @@ class Daemon:
             self.outbound.resume_at(saved.position.offset, saved.database)
         hub, of_site, known = HubDouble(self), SiteDouble(self), Known(store.saved)
         pacer = SimpleNamespace(**dict.fromkeys(("left", "arrived", "failed", "gave_up", "hold"), lambda *_: None))
-        reach = PlayedReach(lambda: self.stream, core, site, waits=world.waits)
+        reach = PlayedReach(core, site, waits=world.waits)
         self.pushing = made.pushing(
             self.outbound,
             store,
@@ -561,7 +561,6 @@ class Daemon:
             hub,
             self.fence,
             lambda: store.number,
-            lambda: int(self.stream.read_to) if self.stream.read_to != float("inf") else 0,
             partial(store.agreed_since, most=MOST_PLACES),
             unanswered=store.unanswered,
             history=partial(store.history, most=HISTORY),
@@ -603,14 +602,12 @@ class Daemon:
             retry={},
         )
         self.sweep.rng = world.rng
-        self.keyspace = KeyspaceSource(
-            None, self.outbound, self.inbound, covers=namespaces.covers, retry={}, listener=self
-        )
+        self.keyspace = KeyspaceSource(None, self.outbound, covers=namespaces.covers, retry={}, listener=self)
         self.events: list[tuple[bytes, bytes]] | None = None
         if site.by_events:
             self.events = []
             self.keyspace.begin()
-            self.stream.abandon()
+            self.stream.begin_anew()
         self.links = self.noticed = 0  # of all links, and of the present one the events that were taken
         self.linked = self.subscribed = False
         self.followed = ""  # process of the site that is followed, or was last
@@ -697,7 +694,7 @@ class Daemon:
     def read(self, most: int) -> None:
         """Read commands of the stream."""
         server, following = self.site.server, self.stream
-        begin = int(following.read_to)
+        begin = self.core.following.read_to
         commands = server.stream[begin - server.first : begin - server.first + most]
         ends = list(range(begin + 1, begin + 1 + len(commands)))
         link = SimpleNamespace(position=Position(following.position.replid, ends[-1]))
@@ -718,4 +715,4 @@ class Daemon:
     @property
     def unread(self) -> int:
         """Commands of the stream that were not read."""
-        return self.site.server.offset - int(self.stream.read_to)
+        return self.site.server.offset - self.core.following.read_to

@@ -201,11 +201,11 @@ MORE = [
     Mutant(pushing, "Pushing._trimmed", "await self._store.names(key, before=first) | ", "", ONE, STREAMS),
     Mutant(pushing, "Pushing._trimmed", "there[LAST_ID] = last", "pass", ONE, STREAMS | BUSY),
     Mutant(pushing, "Pushing.outcomes", "if len(self._intents):", "if False:", ONE, {"sites": 3, "notify": True}),
-    Mutant(pushing, "Pushing._with_values", "self.outbound.by_events", "False", OWN, {"notify": True}),
+    Mutant(pushing, "Pushing._with_values", "self.outbound.following.by_events", "False", OWN, {"notify": True}),
     Mutant(
         pushing,
         "Pushing._with_values",
-        "case Deleted(key) if self.outbound.by_events",
+        "case Deleted(key) if self.outbound.following.by_events",
         "case Deleted(key) if False",
         OWN,
         NOTIFY,

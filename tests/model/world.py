@@ -738,7 +738,7 @@ class World:
                 "told": len(inbound._taken_fed),
                 "tasks": len(daemon.tasks),
                 "unswept": outbound._unswept,
-                "not acknowledged": daemon.events is None and int(daemon.stream.read_to) - outbound.acknowledged,
+                "not acknowledged": daemon.events is None and daemon.core.following.read_to - outbound.acknowledged,
                 "read again": outbound.read_again_to,
                 "events": len(daemon.events or ()),
                 "open batches": len(agreed.open),

@@ -6,6 +6,7 @@ import pytest
 
 from redisrepl.changes import KINDS, Deleted, ExpirySet, FieldsDeleted, HashSet, Invalidated, StringSet, TimedValue
 from redisrepl.engine.echo import ExpectedEvents
+from redisrepl.engine.following import Following
 from redisrepl.engine.inbound import Inbound
 from redisrepl.engine.outbound import Outbound
 from redisrepl.errors import LinkLostError, PsyncRefusedError, RefusedError
@@ -26,15 +27,19 @@ class Sides:
 
     def __init__(self, kinds=KINDS):
         self.expected = ExpectedEvents(100)
+        self.following = Following()
         self.inbound = Inbound(
             covers=covers,
             kinds=kinds,
             expected_local=self.expected,
             expected_remote=ExpectedEvents(100),
             busy=lambda key: self.outbound.busy(key),  # noqa: PLW0108 - it is made below
+            following=self.following,
         )
-        self.inbound.expect_events(lambda change: echoes_of(change, kinds), 15.0)
-        self.outbound = Outbound(ChangeDecoder(covers, kinds), self.expected, None, self.inbound)
+        self.outbound = Outbound(
+            ChangeDecoder(covers, kinds), self.expected, None, self.inbound, following=self.following
+        )
+        noticing(self)[0].begin()
 
     def apply(self, *changes, key=KEY):
         self.inbound.mark_dirty([key])
@@ -159,7 +164,7 @@ def test_an_echo_that_does_not_come_is_given_up_and_swallows_nothing():
     sides.apply(StringSet(KEY, b"v"))
     sides.inbound.tick(1e12)
     assert sides.expected.holds(KEY)  # whether the site has executed it is not known yet
-    sides.inbound.applied([KEY], 100.0)
+    sides.inbound.applied([KEY], 0, 85.0)
     sides.inbound.tick(99.0)
     assert sides.inbound.take(1) == {}
     sides.inbound.tick(101.0)
@@ -167,7 +172,7 @@ def test_an_echo_that_does_not_come_is_given_up_and_swallows_nothing():
     sides.notice(b"set")
     assert (sides.waiting(), sides.inbound.fetched({KEY: None}), [*sides.inbound.dirty]) == ([], {}, [KEY])
     assert sides.inbound.compares
-    sides.inbound.tick(101.1 + sides.inbound.echo_patience)
+    sides.inbound.tick(116.1)
     sides.notice(b"set")
     assert sides.waiting() == [Invalidated(KEY)]
 
@@ -182,17 +187,17 @@ def test_an_event_that_may_be_of_an_apply_without_an_answer_is_compared():
     sides.notice(b"set")
     assert (sides.waiting(), sides.inbound.fetched({KEY: None}), [*sides.inbound.dirty]) == ([], {}, [KEY])
     assert sides.inbound.compares
-    sides.inbound.tick(100.0 + sides.inbound.echo_patience)
+    sides.inbound.tick(115.0)
     sides.notice(b"set")
     assert sides.waiting() == []
-    sides.inbound.tick(100.1 + sides.inbound.echo_patience)
+    sides.inbound.tick(115.1)
     sides.notice(b"set")
     assert sides.waiting() == [Invalidated(KEY)]
 
 
 def test_where_the_stream_is_followed_it_tells_whose_a_change_is():
     sides = Sides()
-    sides.inbound.echo_patience = None
+    sides.following.by_events = False
     sides.inbound.unanswered([KEY], 100.0)
     assert not sides.inbound.may_be_echo(KEY)
 
@@ -200,9 +205,9 @@ def test_where_the_stream_is_followed_it_tells_whose_a_change_is():
 def test_offsets_are_not_taken_for_times():
     """Where the stream is followed, time alone makes no echo overdue."""
     sides = Sides()
-    sides.inbound.echo_patience = None
+    sides.following.by_events = False
     sides.apply(StringSet(KEY, b"v"))
-    sides.inbound.applied([KEY], 100)
+    sides.inbound.applied([KEY], 100, 0.0)
     sides.inbound.tick(math.inf)
     assert sides.expected.holds(KEY)
 
@@ -270,7 +275,6 @@ def noticing(sides, *subscriptions):
     return KeyspaceSource(
         Events(*subscriptions, [EnoughError()]),
         sides.outbound,
-        sides.inbound,
         covers=covers,
         retry={"attempts": None, "timeout": None, "wait_initial": 0.001, "wait_max": 0.001, "wait_jitter": 0.0},
         listener=listener,
@@ -308,13 +312,13 @@ async def test_a_refusal_at_the_start_is_the_end_and_later_is_not():
 class StreamSource:
     def __init__(self, error):
         self._error = error
-        self.abandoned = False
+        self.begins_anew = False
 
     async def run(self):
         raise self._error
 
-    def abandon(self):
-        self.abandoned = True
+    def begin_anew(self):
+        self.begins_anew = True
 
 
 async def test_a_subscription_ends_with_whoever_takes_its_events():
@@ -332,11 +336,14 @@ async def test_a_subscription_ends_with_whoever_takes_its_events():
 @pytest.mark.parametrize("choice", ["auto", "psync", "notify"])
 @pytest.mark.parametrize("error", [PsyncRefusedError("no"), RefusedError("password")], ids=["psync", "login"])
 async def test_which_way_is_taken(choice, error):
-    room, _ = noticing(Sides())
-    following = StreamSource(error)
-    source = Source(choice, following, room)
+    sides = Sides()
+    sides.following.by_events = False
+    keyspace, _ = noticing(sides)
+    stream = StreamSource(error)
+    source = Source(choice, stream, keyspace, sides.following)
+    assert source.kind == ("notify" if choice == "notify" else "psync")
     falls_back = choice == "notify" or (choice == "auto" and isinstance(error, PsyncRefusedError))
     with pytest.raises(EnoughError if falls_back else type(error)):
         await source.run()
     assert source.kind == ("notify" if falls_back else "psync")
-    assert following.abandoned == falls_back
+    assert stream.begins_anew == falls_back
