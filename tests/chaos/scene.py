@@ -179,7 +179,7 @@ class Scene:
 
             def nothing_is_lost() -> bool:
                 """Where nobody knows what a server had held, the other's value wins, and this server's is kept."""
-                gone = self._not_kept(lost)
+                gone = self._not_kept(lost, undoes=any([*forgot, *back]))
                 assert not gone, f"{len(gone)} writes are lost, such as {gone[:9]}; forgot: {forgot}, went back: {back}"
                 return True
 
@@ -249,13 +249,16 @@ class Scene:
             wanted = sorted(keys if keys is not None else client.scan_iter(NAMESPACE + b"*", count=10_000))
             return contents(client, [(key, _type_of(key)) for key in wanted])
 
-    def _not_kept(self, lost: Collection[Miss]) -> list[Miss]:
-        """Of writes that are lost, those that no daemon has kept of a server that went back."""
+    def _not_kept(self, lost: Collection[Miss], *, undoes: bool) -> list[Miss]:
+        """Of writes that are lost, those that no daemon has kept of a server that went back.
+
+        Where a removal may be undone (`undoes`), what comes back can conflict with what was written afterwards.
+        """
         kept: dict[bytes, list[tuple[bytes | None, object]]] = {key: [] for key, *_ in lost}
         for path in self.disk.path.glob("*/*.conflicts"):
             with KeptConflicts(path) as file:
                 for entry in file.entries():
-                    if entry.key in kept and entry.reason != BOTH_CHANGED:
+                    if entry.key in kept and (undoes or entry.reason != BOTH_CHANGED):
                         kept[entry.key] += elements_of(file.state(entry))
         return [miss for miss in lost if (miss[1], miss[3]) not in kept[miss[0]]]
 
