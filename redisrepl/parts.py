@@ -158,40 +158,6 @@ class Parts:
             rate=settings.max_push_rate,
             longest_pause=settings.retry_max,
         )
-        self.reach = StreamReach(
-            self.core.following,
-            self.core.continuity,
-            self.core.streamed_keys,
-            caught_up=lambda: self.keyspace.caught_up(),  # noqa: PLW0108 - there is none yet
-            hurried=self.linger.hurried,
-        )
-        self.pushing = Pushing(
-            self.outbound,
-            self.store,
-            self.pusher,
-            self._site_reader,
-            self.pacer,
-            self.reach,
-            took=self.core.pushed,
-            site_evicted=lambda: self.judging.site_evicted(),  # noqa: PLW0108 - there is none yet
-            max_keys=batch,
-            retry=self._soon,
-            clocks=known.clocks,
-            see_clocks=lambda: self.judging.see_clocks(),  # noqa: PLW0108 - likewise
-            times=self._times,
-            pages=self._pages(),
-        )
-        self.stream = StreamSource(
-            address,
-            self.outbound,
-            self.namespaces.prefixes,
-            saved.position,
-            Backpressure(self.outbound, self.pushing.returned, partial(ask_info, address, settings.connect_timeout)),
-            options=StreamOptions.of(settings, self._retry),
-            listener=self,
-            followed=self._followed,
-            linger=self.linger,
-        )
         history = SiteHistory(self.read_client, address, self._site_reader, self._probes(writes=settings.rc))
         self._mark = mark = SiteMark(self.write_client, address, self._followed, name)
         self.judging = Judging(
@@ -208,12 +174,6 @@ class Parts:
             first="continuity" not in self.store.saved,
             retry=self._retry,
         )
-        marks = mark if settings.rc and not self.namespaces.covers(mark.key) else None
-        self.saving = Saving(self.store, self.core, self.stream, known, self.fence, history.held, who, marks)
-        self.judging.save = self.saving.save
-        self._sides = self._build_sides()
-        self.pull = self._build_pull(who.encode()) if self.core.inbound is not None else None
-        self.sweep = self._build_sweep()
         self.keyspace = KeyspaceSource(
             SiteEvents(
                 address,
@@ -230,6 +190,46 @@ class Parts:
             retry=self._retry,
             listener=self,
         )
+        self.reach = StreamReach(
+            self.core.following,
+            self.core.continuity,
+            self.core.streamed_keys,
+            caught_up=self.keyspace.caught_up,
+            hurried=self.linger.hurried,
+        )
+        self.pushing = Pushing(
+            self.outbound,
+            self.store,
+            self.pusher,
+            self._site_reader,
+            self.pacer,
+            self.reach,
+            took=self.core.pushed,
+            site_evicted=self.judging.site_evicted,
+            max_keys=batch,
+            retry=self._soon,
+            clocks=known.clocks,
+            see_clocks=self.judging.see_clocks,
+            times=self._times,
+            pages=self._pages(),
+        )
+        self.stream = StreamSource(
+            address,
+            self.outbound,
+            self.namespaces.prefixes,
+            saved.position,
+            Backpressure(self.outbound, self.pushing.returned, partial(ask_info, address, settings.connect_timeout)),
+            options=StreamOptions.of(settings, self._retry),
+            listener=self,
+            followed=self._followed,
+            linger=self.linger,
+        )
+        marks = mark if settings.rc and not self.namespaces.covers(mark.key) else None
+        self.saving = Saving(self.store, self.core, self.stream, known, self.fence, history.held, who, marks)
+        self.judging.save = self.saving.save
+        self._sides = self._build_sides()
+        self.pull = self._build_pull(who.encode()) if self.core.inbound is not None else None
+        self.sweep = self._build_sweep()
         self.source = Source(settings.source, self.stream, self.keyspace, self.core.following)
 
     def _store_failed(self, trouble: str | None) -> None:
