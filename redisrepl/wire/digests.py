@@ -26,7 +26,7 @@ from redisrepl.wire.collections import COLLECTIONS, SEQUENCES
 from redisrepl.wire.entries import plain_id
 from redisrepl.wire.fieldtimes import marked
 from redisrepl.wire.lua import BUCKET_OF, DIGEST_OF, EXPIRY_OF
-from redisrepl.wire.replies import expiry
+from redisrepl.wire.states import expiry
 
 __all__ = [
     "BUCKETS",

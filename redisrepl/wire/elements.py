@@ -22,8 +22,8 @@ from redisrepl.errors import ProtocolError
 from redisrepl.wire.collections import elements_in
 from redisrepl.wire.fieldtimes import NO_TIMES, TIMED, timed_fields
 from redisrepl.wire.lua import HEAD_OF
-from redisrepl.wire.replies import expiry, natural
-from redisrepl.wire.states import check_token, read_at
+from redisrepl.wire.replies import natural
+from redisrepl.wire.states import check_token, expiry, read_at
 
 __all__ = ["ELEMENTS_SCRIPT", "MOST_NAMES", "MOST_SECTIONS", "Elements", "Question", "Section", "parse_elements"]
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from redisrepl.errors import ProtocolError
 from redisrepl.wire.entries import NO_GROUPS, STREAMS, entry_name, last_id_of, stream_elements
 from redisrepl.wire.lua import HEAD_OF
-from redisrepl.wire.replies import expiry, natural
-from redisrepl.wire.states import check_token, read_at
+from redisrepl.wire.replies import natural
+from redisrepl.wire.states import check_token, expiry, read_at
 
 __all__ = ["BEGINNING", "ENTRIES_SCRIPT", "EntryPage", "StreamFacts", "behind", "parse_entries", "words_of"]
 

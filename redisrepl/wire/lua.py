@@ -152,7 +152,7 @@ end
 """
 )
 
-#: Lua: a key's expiry, in the form that `replies.expiry` parses.
+#: Lua: a key's expiry, in the form that `states.expiry` parses.
 EXPIRY_OF = b"""\
 local function expiry_of(key)
   local at = redis.pcall('PEXPIRETIME', key)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from redisrepl.changes import ReckonedExpiry, expiry_ms
 from redisrepl.errors import ProtocolError
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "as_page",
     "as_pairs",
     "as_strings",
-    "expiry",
     "merged",
     "natural",
     "number",
@@ -80,17 +78,6 @@ def natural(text: bytes) -> int:
     if (found := number(text)) is None or found < 0:
         raise ValueError
     return found
-
-
-def expiry(text: bytes) -> int | None:
-    """The expiry of a key that a script tells: Unix time in milliseconds, after `~` if it was reckoned; or empty: none.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if not text:
-        return None
-    return ReckonedExpiry(natural(text[1:])) if text.startswith(b"~") else expiry_ms(natural(text))
 
 
 def as_integers(reply: object, command: str) -> list[int]:

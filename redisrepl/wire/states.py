@@ -12,18 +12,20 @@ from redisrepl.changes import (
     DENIED,
     HashState,
     LargeState,
+    ReckonedExpiry,
     SequenceState,
     State,
     StringState,
+    expiry_ms,
 )
 from redisrepl.errors import OutcomeUnknownError, ProtocolError
 from redisrepl.wire.collections import COLLECTIONS, SEQUENCES, elements_in
 from redisrepl.wire.entries import STREAMS
 from redisrepl.wire.fieldtimes import TIMED, timed_fields
 from redisrepl.wire.lua import ELEMENTS_OF, EXPIRY_OF, KIND_OF
-from redisrepl.wire.replies import expiry, natural
+from redisrepl.wire.replies import natural
 
-__all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "check_token", "parse_fetch", "parse_states", "read_at"]
+__all__ = ["STATES_SCRIPT", "STRAY", "TOO_LARGE", "check_token", "expiry", "parse_fetch", "parse_states", "read_at"]
 
 #: Reads keys, at least one, until the reply has a number of bytes; what is too large counts too, as the server serves
 #: nobody else while it reads that. ARGV[1]: that number, then the limit of a value in bytes, then optionally the most
@@ -105,6 +107,17 @@ _LARGE = b"large "
 
 #: The state of a key whose value is too large to be read.
 TOO_LARGE = "too large"
+
+
+def expiry(text: bytes) -> int | None:
+    """The expiry of a key that a script tells: Unix time in milliseconds, after `~` if it was reckoned; or empty: none.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if not text:
+        return None
+    return ReckonedExpiry(natural(text[1:])) if text.startswith(b"~") else expiry_ms(natural(text))
 
 
 def parse_states(items: Sequence[bytes]) -> list[State | LargeState]:
