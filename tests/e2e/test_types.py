@@ -6,6 +6,7 @@ as a write (`COMMAND`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 
@@ -102,8 +103,11 @@ class Place:
 
     def assert_equal(self, log=()):
         """All three copies are equal, soon; else the last commands of a key are shown."""
-        for site in self.clients[:2]:
-            all_replicated(site, self.clients[2], acknowledged=self.source == "psync")
+        with contextlib.ExitStack() as stack:
+            for daemon in self.running:
+                stack.enter_context(daemon.explaining())
+            for site in self.clients[:2]:
+                all_replicated(site, self.clients[2], acknowledged=self.source == "psync")
 
         def equal():
             first, second, hub = map(held, self.clients)
