@@ -12,6 +12,10 @@ from testbed.processes import end_group, spawn
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "tutorial.md").read_text()
+PROMETHEUS = (
+    "prometheus --config.file=deploy/monitoring/prometheus.yml --storage.tsdb.path=demo/prometheus"
+    " --web.listen-address=127.0.0.1:9099"
+)
 #: What each command answers, as an expression. The page's commands are these, in this order.
 TRANSCRIPT = [
     ("demo/east set demo:lamp on", "OK"),
@@ -28,7 +32,7 @@ TRANSCRIPT = [
     (".venv/bin/redisrepl verify --config demo/east.toml", ".*no difference"),
     ("curl -s http://127.0.0.1:9646/metrics | grep redisrepl_well", "(?s).*redisrepl_well 1.0"),
     # As tests/deploy/test_monitoring.py does.
-    ("prometheus --config.file=deploy/monitoring/prometheus.yml --storage.tsdb.path=demo/prometheus", None),
+    (PROMETHEUS, None),
     ('kill "$(cat demo/west.pid)"', ""),
     ("demo/west set demo:from-west 1", "OK"),
     ("demo/east set demo:from-east 1", "OK"),
