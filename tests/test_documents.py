@@ -47,6 +47,14 @@ def test_every_warning_and_error_is_among_the_messages():
     assert {event for event in events() if f"`{event}`" not in MESSAGES} == set()
 
 
+def test_every_line_of_the_other_levels_is_among_them_too():
+    text = "".join(path.read_text() for path in DAEMON)
+    found = set(re.findall(r'_log\.(?:debug|info)\(\s*"([a-z_.]+)"', text))
+
+    assert len(found) > 10
+    assert {event for event in found if f"`{event}`" not in MESSAGES} == set()
+
+
 def test_no_event_among_the_messages_is_unknown_to_the_program():
     told = set(re.findall(r"`([a-z]+\.[a-z_]+)`", MESSAGES.partition("### The process")[2].partition("## Exit")[0]))
     text = "".join(path.read_text() for path in DAEMON)

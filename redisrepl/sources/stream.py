@@ -7,6 +7,7 @@ position (`flow.saving`).
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -40,6 +41,8 @@ _log = structlog.get_logger("redisrepl")
 #: Bytes of pings and other commands without effect (`wire.transactions.says_nothing`) after which the saved position
 #: moves behind them too.
 _QUIET = 8 << 10
+#: Seconds after which the log says that the site has not begun to send.
+_UNANSWERED = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +181,23 @@ class StreamSource:
             followed=self._followed,
             linger=self._linger,
         )
+        unanswered = asyncio.get_running_loop().call_later(_UNANSWERED, self._say_unanswered)
         try:
             async with aclosing(link.events()) as events:
                 async for event in events:
+                    unanswered.cancel()
                     self._take(event, link)
                     self._listener.wake()
                     if isinstance(event, SnapshotData):
                         await self._backpressure.room()
         finally:
+            unanswered.cancel()
             self._progress.end()
             self._listener.detached()
+
+    def _say_unanswered(self) -> None:
+        if not self.failure_log.duration:  # else an outage, of which the log tells already
+            _log.info("stream.waiting", hint="the site has not begun to send")
 
     def _acknowledged(self) -> int:
         """The offset up to which the hub has everything; called before each acknowledgement to the site."""

@@ -38,6 +38,15 @@ def test_first_contact(daemons, site, hub, at_site, at_hub, way, at_the_site, at
     eventually(lambda: (known(at_site), known(at_hub)) == (at_the_site, at_the_hub))
 
 
+def test_it_is_told_that_redis_waits_before_it_sends(daemons, site, hub, at_site):
+    at_site.config_set("repl-diskless-sync-delay", 3)
+    daemon = daemons.start(site, hub)
+    daemon.wait_for_log("stream.attached", timeout=30)
+
+    said = [record["event"] for record in daemon.records if record["event"].startswith("stream.")]
+    assert said == ["stream.waiting", "stream.full_sync", "stream.attached"]
+
+
 @pytest.mark.parametrize("way", ["none", "push"])
 def test_what_is_written_during_the_first_comparison_did_not_stand_there(daemons, site, hub, at_site, at_hub, way):
     """Whether or not the comparison finds it as well."""
