@@ -45,6 +45,7 @@ def main() -> None:
 
 def build(out: Path, arch: str) -> None:
     """Everything, into a directory that is emptied first."""
+    os.umask(0o022)  # shiv stores the modes of what it packs
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     environment = os.environ | {"SOURCE_DATE_EPOCH": epoch()}
