@@ -37,6 +37,7 @@ from redisrepl.settings.settings import Settings
 from redisrepl.signals import process_signals
 from redisrepl.tls.certificates import CertificateWatch, site_files
 from redisrepl.tls.contexts import readable_by_others
+from redisrepl.tls.verdict import VERDICT_WAIT
 from redisrepl.wire.replies import as_info
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ class Daemon:
         """Its run id, if it tells."""
         try:
             with translated(self._address):
-                async with asyncio.timeout(self._settings.connect_timeout):
+                # Time too to find out why nothing answers.
+                async with asyncio.timeout(self._settings.connect_timeout + VERDICT_WAIT):
                     with contextlib.suppress(redis.exceptions.NoPermissionError):  # an answer too
                         reply = await ask(self._parts.read_client, b"INFO", b"server")
                         return as_info(reply, f"INFO at the site's Redis {self._address}").text("run_id")

@@ -112,9 +112,9 @@ class Parts:
         self._types = types_of(settings.kinds)
         self._hub_reader = HubReader(self.hub, max_value=settings.max_value, types=self._types)
         self._followed = Followed()
-        self.read_client = open_client(address, settings.timeout, 2, self._followed)
-        self.write_client = open_client(address, settings.timeout, 2, self._followed)
-        self._unbound_client = open_client(address, settings.timeout, 1)  # of whichever server is about to be followed
+        client = partial(open_client, address, settings.timeout, connect_wait=settings.connect_timeout)
+        self.read_client, self.write_client = client(2, self._followed), client(2, self._followed)
+        self._unbound_client = client(1)  # of whichever server is about to be followed
         self._site_reader = SiteReader(self.read_client, address, settings.max_value, self._types, self._times)
         self._retry: dict[str, Any] = {
             "attempts": None,

@@ -37,7 +37,7 @@ from redisrepl.local.address import SiteAddress
 from redisrepl.local.parser import NOT_ENOUGH, ReplyParser
 from redisrepl.scripts import Scripts
 from redisrepl.tls.contexts import RenewableContext, tls_reason, with_trust
-from redisrepl.tls.verdict import UNSAID, certificate_refusal, speaks_plainly
+from redisrepl.tls.verdict import SPEAKS_PLAINLY, UNSAID, certificate_refusal, speaks_plainly
 from redisrepl.wire.replies import as_strings, number
 
 __all__ = [
@@ -64,7 +64,6 @@ __all__ = [
 
 #: What to do when a server refuses the user or password.
 LOGIN_HINT = "check the password (--password-file) and the user (--user)"
-_PLAIN = "it speaks without TLS on this port: write redis:// instead of rediss://, or give its TLS port"
 #: Errors with which a server refuses scripts, or a command in one.
 _NO_SCRIPTS = re.compile(
     "unknown command|This Redis command is not allowed|The user executing the script can't run|"
@@ -247,7 +246,7 @@ class SSLConnection(PlainConnection):
             await super()._connect()  # type: ignore[no-untyped-call]
         except TimeoutError:
             if await speaks_plainly(self.host, self.port):
-                raise redis.exceptions.ConnectionError(_PLAIN) from None
+                raise redis.exceptions.ConnectionError(SPEAKS_PLAINLY) from None
             raise
         if self._writer is not None:
             self._context.note_transport(self._writer.transport)
@@ -323,14 +322,14 @@ class _Login(CredentialProvider):
         return self.get_credentials()
 
 
-def client_options(address: SiteAddress, wait: float) -> dict[str, Any]:
+def client_options(address: SiteAddress, wait: float, connect_wait: float | None = None) -> dict[str, Any]:
     """The options of a redis-py connection to this server."""
     options: dict[str, Any] = {
         "db": address.database,
         "credential_provider": _Login(address) if address.username or address.secret else None,
         "protocol": 2,
         "socket_timeout": wait,
-        "socket_connect_timeout": wait,
+        "socket_connect_timeout": wait if connect_wait is None else connect_wait,
         "retry": Retry(NoBackoff(), 0),
         "parser_class": ReplyParser,
     }
@@ -350,14 +349,21 @@ def client_of(connection_class: type[Any], options: Mapping[str, Any], connectio
 
 
 def plain_client(
-    address: SiteAddress, wait: float, connections: int, followed: Followed | None = None
+    address: SiteAddress,
+    wait: float,
+    connections: int,
+    followed: Followed | None = None,
+    *,
+    connect_wait: float | None = None,
 ) -> redis.asyncio.Redis:
     """A client of this one server, which connects when first used and never repeats a command by itself."""
     if address.path is not None:
         connection_class: type[Any] = UnixConnection
     else:
         connection_class = PlainConnection if address.context is None else SSLConnection
-    return client_of(connection_class, client_options(address, wait) | {"followed": followed}, connections)
+    return client_of(
+        connection_class, client_options(address, wait, connect_wait) | {"followed": followed}, connections
+    )
 
 
 async def ask(client: redis.asyncio.Redis, *argv: bytes) -> Any:

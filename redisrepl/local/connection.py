@@ -31,6 +31,7 @@ from redisrepl.local.client import (
 )
 from redisrepl.local.sentinel import MasterWatch, ask_sentinels
 from redisrepl.tls.contexts import tls_reason, with_trust
+from redisrepl.tls.verdict import SPEAKS_PLAINLY, speaks_plainly
 from redisrepl.wire.replies import wrong
 
 __all__ = ["LOGIN_HINT", "find_master", "open_client", "open_connection", "translated"]
@@ -56,7 +57,10 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
             context = address.context
             reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, limit=_READ_LIMIT)
     except TimeoutError:
-        raise PeerUnavailableError(f"the site's Redis {address} did not answer in {wait:g} s") from None
+        said = f"did not answer in {wait:g} s"
+        if address.context is not None and await speaks_plainly(address.host, address.port):
+            said += f": {SPEAKS_PLAINLY}"
+        raise PeerUnavailableError(f"the site's Redis {address} {said}") from None
     except OSError as error:
         if (trouble := tls_reason(error)) is not None:
             raise CertificateError(f"the site's Redis {address}: {with_trust(trouble, address.context)}") from error
@@ -68,19 +72,25 @@ async def open_connection(address: SiteAddress, wait: float) -> tuple[asyncio.St
 
 
 def open_client(
-    address: SiteAddress, wait: float, connections: int, followed: Followed | None = None
+    address: SiteAddress,
+    wait: float,
+    connections: int,
+    followed: Followed | None = None,
+    *,
+    connect_wait: float | None = None,
 ) -> redis.asyncio.Redis:
     """A client that connects when first used and never repeats a command by itself.
 
     Args:
         address: of the server.
-        wait: seconds for a connection, and for a reply.
+        wait: seconds for a reply, and for a connection unless `connect_wait` says another number.
         connections: how many it may have; a caller that needs another waits.
         followed: the followed server; connections to any other are refused. None: any server will do.
+        connect_wait: seconds for a connection.
     """
     if address.service is None:
-        return plain_client(address, wait, connections, followed)
-    options = client_options(address, wait) | {"followed": followed}
+        return plain_client(address, wait, connections, followed, connect_wait=connect_wait)
+    options = client_options(address, wait, connect_wait) | {"followed": followed}
     options |= {"find": lambda: find_master(address, wait), "watch": lambda: MasterWatch(address, wait)}
     connection_class = _MasterConnection if address.context is None else _SSLMasterConnection
     return client_of(connection_class, options, connections)

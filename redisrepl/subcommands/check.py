@@ -62,6 +62,8 @@ async def _check_settings(settings: Settings, _address: SiteAddress) -> AsyncIte
     except RedisreplError as error:
         yield failed("certificates", error)
         return
+    for complaint in context.complaints:
+        yield Finding("authorities", f"{complaint}; --strict-certificates would refuse it", None)
     expiry = context.ends_at
     if settings.cert is None or expiry is None:
         yield Finding("certificates", "no client certificate is given: --cert FILE --key FILE", ExitCode.CONFIG)

@@ -17,10 +17,12 @@ from typing import Any
 
 from redisrepl.tls.reasons import tls_reason
 
-__all__ = ["UNSAID", "certificate_refusal", "speaks_plainly"]
+__all__ = ["SPEAKS_PLAINLY", "UNSAID", "VERDICT_WAIT", "certificate_refusal", "speaks_plainly"]
 
+#: Of a server that `speaks_plainly`.
+SPEAKS_PLAINLY = "it speaks without TLS on this port: write redis:// instead of rediss://, or give its TLS port"
 #: Seconds within which a server reports that it refuses our certificate, or answers a PING.
-_VERDICT = 2.0
+VERDICT_WAIT = 2.0
 _NEXT_ADDRESS = 0.25  # seconds; RFC 8305
 UNSAID = "it ended the connection before its first reply: our client certificate may be missing or refused"
 """What to say of a server that has ended a new connection, and does not say why."""
@@ -40,7 +42,7 @@ async def certificate_refusal(host: str, port: int, context: ssl.SSLContext, wai
             options: dict[str, Any] = {"ssl": context, "happy_eyeballs_delay": _NEXT_ADDRESS}
             reader, writer = await asyncio.open_connection(host, port, **options)
         try:
-            async with asyncio.timeout(min(wait, _VERDICT)):
+            async with asyncio.timeout(min(wait, VERDICT_WAIT)):
                 await reader.read(1)
         finally:
             writer.transport.abort()
@@ -54,7 +56,7 @@ async def certificate_refusal(host: str, port: int, context: ssl.SSLContext, wai
 async def speaks_plainly(host: str, port: int) -> bool:
     """Whether a Redis without TLS listens there."""
     try:
-        async with asyncio.timeout(_VERDICT):
+        async with asyncio.timeout(VERDICT_WAIT):
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(b"PING\r\n")

@@ -324,6 +324,11 @@ def test_a_server_certificate_that_is_no_good(certificates, daemons, site, kind,
         assert says in sentence
 
 
+def test_a_site_that_speaks_no_tls(daemons, site, hub):
+    daemon = daemons.start(f"rediss://127.0.0.1:{site.port}", hub, "--connect-timeout", "1")
+    eventually(lambda: any("write redis:// instead of rediss://" in r["error"] for r in daemon.logged("stream.failed")))
+
+
 def test_a_hub_that_speaks_no_tls(daemons, site, hub):
     code, sentence = at_servers(daemons, site, f"https://localhost:{hub.webdis.port}/redis")
     assert code == REFUSED

@@ -293,7 +293,7 @@ async def test_only_the_authority_that_was_given_is_trusted(certificates, monkey
 @pytest.mark.parametrize("login", ["", "me:secret@"])
 async def test_an_end_before_the_first_reply(certificates, monkeypatch, client, silent, kind, says, resets, login):
     """In TLS 1.3 the end of a connection can overtake the alert that says why."""
-    monkeypatch.setattr("redisrepl.tls.verdict._VERDICT", 0.1)
+    monkeypatch.setattr("redisrepl.tls.verdict.VERDICT_WAIT", 0.1)
     pair = certificates.client_pair if client == "good" else certificates.foreign_client()
     files = CertificateFiles(certificates.ca, *((None, None) if client == "none" else (pair.cert, pair.key)))
     async with HastyServer(certificates, silent, resets=resets) as server:

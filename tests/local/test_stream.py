@@ -290,7 +290,7 @@ async def test_a_client_certificate_that_the_site_refuses(certificates, version)
 )
 async def test_an_end_that_overtakes_the_reason(certificates, monkeypatch, client, silent, kind, says, resets):
     """With TLS 1.3 the handshake is over for us, and we have spoken, when the server says no."""
-    monkeypatch.setattr("redisrepl.tls.verdict._VERDICT", 0.1)
+    monkeypatch.setattr("redisrepl.tls.verdict.VERDICT_WAIT", 0.1)
     pair = certificates.client_pair if client == "good" else certificates.foreign_client()
     files = CertificateFiles(certificates.ca, pair.cert, pair.key)
     async with (

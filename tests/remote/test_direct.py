@@ -171,7 +171,7 @@ async def test_a_client_certificate_that_the_hub_refuses(redis, certificates, wh
 @pytest.mark.parametrize(("which", "silent", "kind", "says"), early_ends(PeerUnavailableError))
 async def test_an_end_before_the_first_reply(certificates, monkeypatch, which, silent, kind, says, resets):
     """In TLS 1.3 the end of a connection can overtake the alert that says why."""
-    monkeypatch.setattr("redisrepl.tls.verdict._VERDICT", 0.1)
+    monkeypatch.setattr("redisrepl.tls.verdict.VERDICT_WAIT", 0.1)
     pair = certificates.foreign_client() if which == "foreign" else None
     context = certificates.ssl_context(pair, anonymous=which == "none")
     async with HastyServer(certificates, silent, resets=resets) as server, connected(server.port, context) as hub:

@@ -15,6 +15,7 @@ from redisrepl.subcommands.check_hub import _refusals
 from redisrepl.subcommands.finding import clock_finding
 from testbed import Daemon, Hub, RedisServer
 from testbed.nginx import HUB_FILES
+from tests.tls.test_certificates import old_authority
 
 OK, UNAVAILABLE, REFUSED, CONFIG = 0, 69, 77, 78
 ROOMY = {"config": {"repl-backlog-size": "16mb"}}
@@ -540,6 +541,15 @@ def test_a_certificate_that_expires_soon(check, certificates):
     assert code == OK
     assert found["certificates"][0] == "note"
     assert found["certificates"][1].endswith("renew it now")
+
+
+def test_an_authority_that_a_strict_check_would_refuse(check, certificates, tmp_path):
+    old, _, _ = old_authority(tmp_path, "basicConstraints = critical,CA:TRUE", "subjectKeyIdentifier = hash")
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificates.ca.read_bytes() + old.read_bytes())
+    code, found, _ = check("--ca", both)
+    assert (code, found["authorities"][0]) == (OK, "note")
+    assert "lacks the extension keyUsage" in found["authorities"][1]
 
 
 def test_the_hub_is_away(check):
