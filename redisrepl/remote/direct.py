@@ -192,7 +192,10 @@ class _Link:
                 while (reply := self._replies.gets()) is not _NOTHING:
                     found.append(reply)
             except DAMAGED as error:
-                raise ProtocolError(f"the hub sent what makes no sense: {error}") from error
+                said = "an answer of HTTP: write https:// instead of rediss://, or give the TLS port of its Redis"
+                if not data.startswith(b"HTTP/"):
+                    said = f"what makes no sense: {error}"
+                raise ProtocolError(f"the hub sent {said}") from error
             if len(found) > replies:
                 raise ProtocolError("the hub sent more replies than it was asked for")
             moved(room.size)

@@ -314,6 +314,12 @@ def test_a_wrong_path_at_the_hub(check, servers):
     assert "check the path" in found["hub"][1]
 
 
+def test_a_web_server_behind_the_address_of_a_redis(check, servers):
+    _, found, _ = check(hub=f"rediss://localhost:{servers[1].port}")
+    assert found["hub"][0] == "FAIL"
+    assert "write https:// instead of rediss://" in found["hub"][1]
+
+
 def test_whether_a_flush_of_the_hub_would_be_noticed(check, servers):
     removals = ("-rc", "--replicate", "set,hset,del")
     code, found, _ = check(*removals)
