@@ -45,7 +45,8 @@ class RecentLines:
 
     def _keep(self, event: str, level: str, line: MutableMapping[str, Any]) -> None:
         names_keys = not _SECRET.isdisjoint(line)
-        said = line.get("error") or line.get("cause") or line.get("reason") or line.get("hint") or ""
+        fields = ("error", "cause", "reason", "certificate", "hint")
+        said = next((value for name in fields if (value := line.get(name))), "")
         text = "" if names_keys else str(said)[:_LONGEST]
         kept = {
             "at": round(time.time(), 3),

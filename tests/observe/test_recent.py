@@ -40,6 +40,13 @@ def test_warnings_and_errors_are_kept_the_newest_first():
     assert lines[1]["remedy"].startswith("Webdis at the hub is down or restarting")
 
 
+def test_a_certificate_that_ends_is_named():
+    hint = "renew it: redisrepl loads new files by itself"
+    line = {"event": "certificate.expires", "certificate": "our certificate for the hub", "days_left": 4, "hint": hint}
+
+    assert told(("warning", line))[0]["text"] == "our certificate for the hub"
+
+
 def test_what_is_said_again_is_counted():
     same = ("warning", {"event": "push.failed", "error": "away"})
     (line,) = told(same, same, same)
