@@ -137,7 +137,13 @@ HUB_LOSSES = (
     Loss("expiries", (_PTTL,), "expiry times are read by PEXPIRETIME alone, of Redis 7.0 and later"),
     Loss("expiries", (_PTTL,), "nothing can be fetched (fetch.failed)", ExitCode.REFUSED, beside=(_PEXPIRETIME,)),
     Loss("expiries", (_TIME,), "no key that expires can be fetched", ExitCode.REFUSED, beside=(_PEXPIRETIME,)),
-    Loss("flags", ((b"CONFIG", b"SET", _NO_OPTION, b""),), "no missing flag can be added", ExitCode.OK, rc=True),
+    Loss(
+        "flags",
+        ((b"CONFIG", b"SET", _NO_OPTION, b""),),
+        "no missing flag can be added; leave it so if `hub notifications` is ok, else",
+        ExitCode.OK,
+        rc=True,
+    ),
 )
 
 

@@ -82,6 +82,7 @@ def test_the_files_of_deploy_hub_are_all_that_a_daemon_needs(check, certificates
         code, found, summary = check("-rc", "--replicate", "set,hset,del,expire", hub=hub.url)
     assert (code, {sign for sign, _ in found.values()}) == (OK, {"ok"}), found
     assert found["hub permissions site1:"][1] == "its keys may be read and written, its events heard"
+    assert "leave it so if `hub notifications` is ok" in found["hub flags"][1]
     assert summary.endswith("0 failed, 0 could be better")
 
 
