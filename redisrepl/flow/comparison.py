@@ -163,6 +163,7 @@ class Comparison:
             keys = list(digests)
             looks = dict(zip(keys, await side.looks(keys), strict=True))
             missing = [key for key, look in looks.items() if look.digest is None]
+            self.compared += len(missing)  # which nothing has counted, since the side has not got them
             others = {key: look for key, look in looks.items() if look.digest not in {None, digests[key]}}
             agreed = await self._store.lookup(list(others)) if others else {}
             differing = [key for key, look in others.items() if self._differs(look, agreed.get(key))]

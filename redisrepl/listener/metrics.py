@@ -71,7 +71,7 @@ GAUGES = (
 )
 
 _SWEEP = (
-    ("redisrepl_sweep_compared_keys", "compared", "Keys that the last comparison of both sides looked at."),
+    ("redisrepl_sweep_compared_keys", "compared", "Keys that the last comparison looked at, on each side."),
     ("redisrepl_sweep_different_keys", "different", "Keys that differed in the last comparison, and were made equal."),
     ("redisrepl_sweep_duration_seconds", "duration_s", "How long the last comparison took."),
     ("redisrepl_sweep_removals_held", "removals_held", "Removals that wait for a person; see --max-removals."),

@@ -69,8 +69,10 @@ async def test_what_is_missing_is_found_without_looking_at_the_rest(store):
     agree(store, dict.fromkeys(keys(1000), A))
     gone = b"ns:512"
     side = Holder({key: A for key in keys(1000) if key != gone}, step=100)
-    assert await found_by(comparing(store), side) == ([], [gone])
+    comparison = comparing(store)
+    assert await found_by(comparison, side) == ([], [gone])
     assert {bucket_of(key) for key in side.looked} == {bucket_of(gone)}
+    assert comparison.compared == 1000
 
 
 async def test_a_disputed_key_is_found_where_it_is_missing_and_where_it_is_not(store):
