@@ -461,6 +461,11 @@ class Core:
         streamed_keys = self.outbound.recent if self.continuity.site.judged else self.losses
         return {"continuity": continuity, **more, **self.record.ring.saved(), **streamed_keys.streamed_keys.saved()}
 
+    @property
+    def refusals(self) -> list[Refusals]:
+        """What the hub refuses, and what the site does."""
+        return [refusals for _, refusals in self._refusals()]
+
     def _refusals(self) -> Iterator[tuple[str, Refusals]]:
         yield "push", self.outbound.refusals
         if self.inbound is not None:

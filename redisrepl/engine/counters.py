@@ -21,7 +21,7 @@ class InboundCounters:
         self.stale = 0  # of those, thrown away because the site changed meanwhile (rule 2)
         self.equal = 0  # of those, equal at the site already
         self.applied = 0  # changes written to the site
-        self.failed = 0  # changes the site refused for good
+        self.failed = 0  # changes the site refused
         self.conflicts = 0  # keys written by a client while our apply was on its way (rule 1)
 
 
@@ -34,6 +34,6 @@ class OutboundCounters:
         self.read = 0  # changes of the namespaces seen in the stream
         self.echoes = 0  # of those, our own applies coming back
         self.pushed = 0  # changes acknowledged by the hub
-        self.failed = 0  # changes refused by the hub for good
+        self.failed = 0  # changes refused by the hub
         self.requests = 0  # batches sent
         self.answered = 0  # changes that the hub has taken, refused or had already

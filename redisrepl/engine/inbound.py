@@ -131,7 +131,7 @@ class Inbound:
         self._in_pieces: set[bytes] = set()  # of which a piece is being compared, that is not all of it
         self._taken_fed: set[bytes] = set()  # of `_fetching`, those that came by the feed
         self._fresh = Freshness(_NOTED)
-        self.refusals = Refusals("apply.refused")
+        self.refusals = Refusals("apply.refused", "apply.accepted")
         self._announced = announced_events(kinds)
         self._groups = carries_groups(kinds)
         heard = {_REMOVALS: "del" in kinds, _EXPIRIES: "expire" in kinds}

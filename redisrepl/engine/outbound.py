@@ -87,7 +87,7 @@ class Outbound:
         self.pending = (EveryWrite if options.every_write else Pending)(options.max_bytes, options.max_keys)
         self.doubts = doubts or Doubts(options.max_bytes // 4, options.max_keys, kinds, pulling)
         self.doubtful = self.doubts.queue
-        self.refusals = Refusals("push.refused")
+        self.refusals = Refusals("push.refused", "push.accepted")
         self.every_write = options.every_write
         self.counters = OutboundCounters()
         self._flushed = self._unswept = False  # by the stream, not asked for yet; waits for the end of a comparison

@@ -37,11 +37,12 @@ class Refusals:
     """Keys that one server refused.
 
     Args:
-        event: of the log, for each of them.
+        refused: event of the log, for each of them.
+        accepted: likewise, once it passes.
     """
 
-    def __init__(self, event: str) -> None:
-        self._event = event
+    def __init__(self, refused: str, accepted: str) -> None:
+        self._events = refused, accepted
         self._refused: dict[bytes, str] = {}
         self._more = False
         self._pause = _FIRST_PAUSE
@@ -80,7 +81,7 @@ class Refusals:
         """Name this key, unless it was for the same reason."""
         if self._refused.get(key) == error:
             return
-        _log.error(self._event, key=printable(key), error=error)
+        _log.error(self._events[0], key=printable(key), error=error)
         if key in self._refused or len(self._refused) < _MOST:
             self._refused[key] = error
         else:
@@ -92,6 +93,7 @@ class Refusals:
         for key in taken:
             # `due` looks for the others, once for all that passed: each time here, they would be ten thousand squared.
             self._passed.add(_kind(self._refused.pop(key)))
+            _log.info(self._events[1], key=printable(key))
             self._left_out, self._more = self._left_out or self._more, False
             self._pause = _FIRST_PAUSE
         return taken

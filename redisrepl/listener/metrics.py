@@ -26,7 +26,7 @@ COUNTERS = (
     (
         "redisrepl_push_refused",
         "push_failures",
-        "Changes of the site that the hub refused for good; the log names them.",
+        "Changes of the site that the hub refused; the log names them, and they are tried again.",
     ),
     ("redisrepl_push_requests", "requests", "Requests with changes that were sent to the hub."),
     ("redisrepl_hub_events", "events", "Keyspace events of the namespaces that the hub sent."),
@@ -37,7 +37,7 @@ COUNTERS = (
     ),
     ("redisrepl_fetched_keys", "fetched", "Keys that were read from the hub."),
     ("redisrepl_applied_changes", "applied", "Changes of the hub that were written to the site."),
-    ("redisrepl_apply_refused", "failed", "Changes of the hub that the site refused for good; the log names them."),
+    ("redisrepl_apply_refused", "failed", "Changes of the hub that the site refused; likewise."),
     (
         "redisrepl_conflicts",
         "conflicts",
@@ -60,6 +60,7 @@ COUNTERS = (
 GAUGES = (
     ("redisrepl_waiting_keys", "waiting_keys", "Keys that wait for the hub."),
     ("redisrepl_waiting_bytes", "waiting_bytes", "Memory that waiting changes take."),
+    ("redisrepl_refused_keys", "refused_keys", "Keys that the hub or the site refuses now; the log names them."),
     ("redisrepl_unread_bytes", "unread_bytes", "Bytes of the site's stream that we have not read yet."),
     (
         "redisrepl_lag_bytes",

@@ -184,8 +184,9 @@ def _replication_rows(document: _Document, now: float) -> Iterator[tuple[str, ..
         channel = "" if subscription["channel"] is None else f", by {subscription['channel']}"
         said = f"{alive}{channel}" + ("" if trip is None else f", round trip {trip * 1000:.1f} ms")
         yield f"Events of {subscription['namespace']}", said
-    refused = document["push_failures"] + document.get("failed", 0)
-    yield "Refused for good", count(refused, "change") + (": the log names the keys" if refused else ""), _mark(refused)
+    refused, so_far = document["refused_keys"], document["push_failures"] + document.get("failed", 0)
+    said = count(refused, "key") + (": the log names them" if refused else "")
+    yield "Refused now", said + (f"; {count(so_far, 'change')} since the start" if so_far else ""), _mark(refused)
     if "conflicts" in document:
         conflicts, resolved = document["conflicts"], document["conflicts_resolved"]
         yield "Conflicts", f"{count(conflicts, 'key')} written on both sides at once", _mark(conflicts)

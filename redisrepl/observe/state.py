@@ -20,6 +20,7 @@ from redisrepl.memory import resident
 from redisrepl.namespaces import Namespaces, printable
 from redisrepl.observe.failures import FailureLog
 from redisrepl.observe.remedies import remedy
+from redisrepl.observe.words import count
 from redisrepl.parts import Parts
 from redisrepl.tls.certificates import CertificateWatch
 
@@ -203,6 +204,7 @@ class DaemonState:
             "oldest_s": oldest,
             "pushed": outbound.counters.pushed,
             "push_failures": outbound.counters.failed,
+            "refused_keys": sum(map(len, self._parts.core.refusals)),
             "requests": outbound.counters.requests,
             "echoes_local": outbound.counters.echoes,
             "not_replicated": dict(outbound.decoder.unreplicated),
@@ -232,6 +234,8 @@ class DaemonState:
         parts = self._parts
         if parts.attached_at is None and (self._began or parts.stream.failure_log.last_error is not None):
             yield "the site's Redis is not followed"
+        if refused := sum(map(len, parts.core.refusals)):
+            yield f"{count(refused, 'key')} refused by a server: the log names them (push.refused, apply.refused)"
         if parts.sweep.held:
             yield f"sweep: {parts.sweep.held} removals are held, more than --max-removals lets a comparison follow"
         for name, failure_log in self._failure_logs():

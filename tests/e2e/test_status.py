@@ -83,6 +83,23 @@ def test_all_is_well(daemons, site, hub, at_site, at_hub, state, status):
     assert found.keys() - {"lag_bytes", "unread_bytes"} <= daemon.state().keys()
 
 
+def test_keys_that_are_refused_are_not_well_as_long_as_they_are(daemons, site, hub, at_site, at_hub, state, status):
+    daemon = daemons.live(site, hub, *SWIFT, "--state-dir", state)
+    at_hub.rpush("site1:list", "a")
+    at_site.hset("site1:list", "field", "v")
+    daemon.wait_for_log("push.refused")
+    code, said, _ = status("--json")
+    found = json.loads(said)
+    assert (code, found["state"], found["refused_keys"]) == (WRONG, "not well", 1)
+    assert found["problems"] == ["1 key refused by a server: the log names them (push.refused, apply.refused)"]
+
+    at_hub.delete("site1:list")
+    at_site.hset("site1:list", "field", "of now")
+    daemon.wait_for_log("push.accepted")
+    eventually(lambda: status("--json")[0] == OK, description="all is well")
+    assert (daemon.state()["refused_keys"], daemon.state()["push_failures"]) == (0, 1)
+
+
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
 
 

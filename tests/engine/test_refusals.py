@@ -9,7 +9,7 @@ from redisrepl.engine.refusals import Refusals
 
 @pytest.fixture
 def refusals():
-    return Refusals("push.refused")
+    return Refusals("push.refused", "push.accepted")
 
 
 def test_a_key_is_named_once_for_each_reason(refusals):
@@ -20,6 +20,14 @@ def test_a_key_is_named_once_for_each_reason(refusals):
         ("push.refused", "k", "NOPERM x"),
         ("push.refused", "k", "WRONGTYPE"),
     ]
+
+
+def test_what_passes_is_said_and_counts_no_more(refusals):
+    refusals.name(b"k", "NOPERM x")
+    with capture_logs() as logs:
+        assert refusals.passed([b"k", b"other"]) == {b"k"}
+    assert [(line["event"], line["key"], line["log_level"]) for line in logs] == [("push.accepted", "k", "info")]
+    assert len(refusals) == 0
 
 
 def test_a_few_are_tried_at_a_time_by_turns_and_ever_more_seldom(refusals):
@@ -76,7 +84,7 @@ def test_of_more_than_are_remembered_a_comparison_must_tell(refusals, monkeypatc
 def test_what_was_refused_is_tried_again_at_once_by_the_next_process(refusals):
     refusals.name(b"\xffa", "NOPERM")
     for _ in range(2):  # also if a process ends before it has tried
-        again = Refusals("push.refused")
+        again = Refusals("push.refused", "push.accepted")
         again.load(refusals.saved())
         refusals = again
     assert list(refusals.due(0.0)) == [b"\xffa"]

@@ -26,6 +26,7 @@ DOCUMENT = {
     "oldest_s": None,
     "pushed": 1000,
     "push_failures": 1,
+    "refused_keys": 2,
     "requests": 50,
     "echoes_local": 0,
     "not_replicated": {"BF.ADD": 2},
