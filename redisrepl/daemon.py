@@ -41,6 +41,7 @@ from redisrepl.tls.verdict import VERDICT_WAIT
 from redisrepl.wire.replies import as_info
 
 if TYPE_CHECKING:
+    from redisrepl.listener.addresses import Listening
     from redisrepl.listener.server import Listener
 
 __all__ = ["Daemon"]
@@ -68,6 +69,7 @@ class Daemon:
     def __init__(self, settings: Settings, address: SiteAddress) -> None:
         self._settings = settings
         self._address = address
+        listening = self._listening()  # what is wrong with it must be said before the state is opened
         self._parts = Parts(settings, address)
         for key in filter(None, (settings.key, settings.site_key)):
             if readable_by_others(key):
@@ -78,14 +80,21 @@ class Daemon:
         self._certificates = CertificateWatch(links, self._renewed)
         self._state = DaemonState(self._parts, address, self._certificates)
         self._service = Service()
-        self._listener = self._open_listener() if settings.listen else None
+        self._listener = None if listening is None else self._open_listener(listening)
         self._stop = asyncio.Event()
         self._logged_unreplicated: set[str] = set()
 
-    def _open_listener(self) -> Listener:
-        from redisrepl.listener.server import Listener  # noqa: PLC0415 - a daemon that does not listen need not load it
+    def _listening(self) -> Listening | None:
+        if not self._settings.listen:
+            return None
+        from redisrepl.listener.addresses import Listening  # noqa: PLC0415 - a daemon that does not listen need not load it
 
-        listener = Listener(self._settings, self._state)
+        return Listening.of(self._settings)
+
+    def _open_listener(self, listening: Listening) -> Listener:
+        from redisrepl.listener.server import Listener  # noqa: PLC0415 - likewise
+
+        listener = Listener(listening, self._state)
         self._state.watch("listen", listener.failure_log)
         if listener.access.context is not None and listener.access.files is not None:
             self._certificates.add("listener", listener.access.context, listener.access.files)

@@ -10,16 +10,17 @@ import binascii
 import hmac
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from redisrepl.errors import ConfigError
 from redisrepl.files import read_secret
 from redisrepl.settings.settings import Settings
 from redisrepl.tls.contexts import CertificateFiles, RenewableContext, server_context
 
-__all__ = ["Access", "ListenAddress", "access_of", "parse_listen_address"]
+__all__ = ["Access", "ListenAddress", "Listening", "access_of", "parse_listen_address"]
 
 _HIGHEST_PORT = 65535
 _HINT = "give host:port, as in 127.0.0.1:9646, or unix:///path/to/a.sock"
@@ -161,3 +162,20 @@ def access_of(settings: Settings, places: list[ListenAddress]) -> Access:
             )
     ours = {"localhost", socket.gethostname(), *settings.listen_host, *(place.host for place in places)}
     return Access(token, frozenset(name.lower().removesuffix(".") for name in ours if name), context, files)
+
+
+class Listening(NamedTuple):
+    """Where it listens, and who may ask."""
+
+    places: Sequence[ListenAddress]
+    access: Access
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """By the settings.
+
+        Raises:
+            ConfigError, CertificateError: they cannot be used.
+        """
+        places = [parse_listen_address(text) for text in settings.listen]
+        return cls(places, access_of(settings, places))

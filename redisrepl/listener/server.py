@@ -24,7 +24,7 @@ from typing import Protocol, cast
 import structlog
 
 from redisrepl.errors import without_frames
-from redisrepl.listener.addresses import Access, ListenAddress, access_of, parse_listen_address
+from redisrepl.listener.addresses import ListenAddress, Listening
 from redisrepl.listener.http import LONGEST_HEAD, BadRequestError, Request, Response, read_request
 from redisrepl.listener.metrics import Metrics
 from redisrepl.listener.page import StatusPage
@@ -32,7 +32,6 @@ from redisrepl.observe.failures import FailureLog
 from redisrepl.observe.history import History
 from redisrepl.observe.recent import recent
 from redisrepl.observe.socket import SocketFile
-from redisrepl.settings.settings import Settings
 
 __all__ = ["Listener", "Subject"]
 
@@ -79,21 +78,17 @@ class Listener:
     """The HTTP server of one daemon.
 
     Args:
-        settings: where it listens, and who may ask.
+        listening: where it listens, and who may ask.
         subject: the daemon.
 
     Attributes:
         failure_log: failures to listen.
         history: the last hour.
         access: who may ask.
-
-    Raises:
-        ConfigError, CertificateError: the settings cannot be used.
     """
 
-    def __init__(self, settings: Settings, subject: Subject) -> None:
-        self._places = [parse_listen_address(text) for text in settings.listen]
-        self.access: Access = access_of(settings, self._places)
+    def __init__(self, listening: Listening, subject: Subject) -> None:
+        self._places, self.access = listening
         self._subject = subject
         self.failure_log = FailureLog("listen")
         self.history = History()

@@ -15,7 +15,7 @@ import pytest
 
 from testbed import Certificates, FaultProxy, eventually
 from testbed.ports import free_port
-from tests.e2e.support import SWIFT, all_replicated, pushed
+from tests.e2e.support import SWIFT, all_replicated, certificate_flags, pushed
 
 CONFIG = 78
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
@@ -147,3 +147,11 @@ def test_the_service_manager_is_told(daemons, site, hub, at_site, manager):
         pushed(at_site)
         assert daemon.stop() == 0
         assert "STOPPING=1" in until(notify, "STATUS=stopping: 0 keys wait for the hub")
+
+
+def test_an_address_that_is_none_is_said_before_the_state_is_opened(daemons, certificates, tmp_path):
+    """Else a state of other namespaces would have been set aside by then."""
+    flags = (*certificate_flags(certificates), "--ns", "site1:", "--state-dir", str(tmp_path), "--listen", ":9646")
+    daemon = daemons.raw(*flags)
+    assert daemon.wait() == CONFIG
+    assert list(tmp_path.iterdir()) == []

@@ -19,6 +19,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from redisrepl.listener import server
+from redisrepl.listener.addresses import Listening
 from redisrepl.listener.server import Listener
 from redisrepl.settings.settings import Settings
 from testbed import RedisServer
@@ -34,7 +35,7 @@ def _plain_logs():
 async def listening(subject=None, *listen, **settings):
     """A listener, and its port or path."""
     with capture_logs() as logs:
-        listener = Listener(Settings(listen=listen or ("127.0.0.1:0",), **settings), subject or Subject())
+        listener = Listener(Listening.of(Settings(listen=listen or ("127.0.0.1:0",), **settings)), subject or Subject())
         task = asyncio.ensure_future(listener.run())
         async with asyncio.timeout(10):
             while not (started := [line for line in logs if line["event"] == "listen.started"]):
@@ -174,7 +175,7 @@ async def test_a_unix_socket_that_another_program_serves_is_left_to_it(monkeypat
     monkeypatch.setattr(server, "_RETRY", 0.05)
     with RedisServer(unix_socket=True) as redis_server, capture_logs() as logs:
         path = redis_server.socket_path
-        listener = Listener(Settings(listen=(f"unix://{path}",)), Subject())
+        listener = Listener(Listening.of(Settings(listen=(f"unix://{path}",))), Subject())
         task = asyncio.ensure_future(listener.run())
         async with asyncio.timeout(10):
             while not (failed := [line for line in logs if line["event"] == "listen.failed"]):
@@ -364,7 +365,7 @@ async def test_addresses_that_are_taken_are_told_and_tried_again(monkeypatch):
     taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     also = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     ports = [one.sockets[0].getsockname()[1] for one in (taken, also)]
-    listener = Listener(Settings(listen=tuple(f"127.0.0.1:{port}" for port in ports)), Subject())
+    listener = Listener(Listening.of(Settings(listen=tuple(f"127.0.0.1:{port}" for port in ports))), Subject())
     with capture_logs() as logs:
         task = asyncio.ensure_future(listener.run())
         async with asyncio.timeout(10):
